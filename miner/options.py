@@ -1,0 +1,138 @@
+"""Every option of ingest, index and mine, written once.
+
+A class here is the argument of the function that does the work, the flags of the command, the keys of the section in quarry.toml and the
+record in the manifest. Nothing heavy is imported: `quarry --help` reads this file.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"  # of an index, a source, a set: it becomes a folder
+
+
+class Options(BaseModel):
+    """A frozen set of options; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def record(self) -> dict[str, Any]:
+        """Return the options as plain JSON values, as the manifest keeps them."""
+        return self.model_dump(mode="json")
+
+
+def argument(**kwargs: Any) -> Any:
+    """Declare an option that the command line takes by place."""
+    return Field(**kwargs, json_schema_extra={"argument": True})
+
+
+def flag(short: str, default: Any, **kwargs: Any) -> Any:
+    """Declare an option with a short flag."""
+    return Field(default, **kwargs, json_schema_extra={"short": short})
+
+
+class Ingest(Options):
+    """What every ingest takes."""
+
+    min_relevance: int = Field(1, description="qrels with a lower grade are no positives")
+    limit: int | None = Field(None, ge=1, description="keep only the first N queries, in order of query_id")
+    shard_queries: int = Field(2048, ge=1, description="queries in a query shard")
+    shard_documents: int = Field(65536, ge=1, description="documents in a document shard")
+
+
+class Beir(Ingest):
+    """BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/SPLIT.tsv."""
+
+    folder: Path = argument(description="the BEIR folder")
+    split: str = Field("test", description="which qrels to read: qrels/SPLIT.tsv")
+
+
+class Pairs(Ingest):
+    """Queries with positives in one file: jsonl, csv, tsv, parquet, or hf:NAME through datasets."""
+
+    file: str = argument(description="the file (.gz may follow), or hf:NAME")
+    query: str = Field("query", description="column with the query's text")
+    positive: str = Field("positive", description="column with the positive's text, or a list of texts")
+    query_id: str | None = Field(None, description="column with the query's id (default: a hash of the text)")
+    positive_id: str | None = Field(None, description="column with the positive's id, or a list of ids (default: a hash of the text)")
+    corpus: str | None = Field(None, description="more documents: a file of the same kinds, or hf:NAME")
+    corpus_text: str = Field("text", description="column of the corpus with the text")
+    corpus_id: str | None = Field(None, description="column of the corpus with the id (default: _id, id or doc_id if there, else a hash)")
+    split: str = Field("train", description="split of hf:NAME")
+
+
+class Trec(Ingest):
+    """TREC corpus, topics, qrels; run files become sources as they are."""
+
+    corpus: Path = Field(description="documents: jsonl, tsv (id, text) or TREC <DOC> text; .gz may follow")
+    topics: Path = Field(description="queries: tsv (id, text), jsonl or TREC <top> text; .gz may follow")
+    qrels: Path = Field(description="qrels: four columns, or BEIR's three with a header")
+    run_file: tuple[str, ...] = Field((), description="a TREC run that becomes a source: FILE or NAME=FILE; repeat for more")
+
+
+class Captions(Ingest):
+    """Captions: each is a query and its own positive. COCO captions json, or jsonl, csv, tsv, parquet with a caption column."""
+
+    file: str = argument(description="the file (.gz may follow), or hf:NAME")
+    caption: str = Field("caption", description="column with the caption")
+    caption_id: str | None = Field(None, description="column with the caption's id (default: id if there, else a hash of the text)")
+    group: str | None = Field(None, description="column with the image's id: captions of one image become each other's positives")
+    split: str = Field("train", description="split of hf:NAME")
+
+
+class Stdlib(Ingest):
+    """Python's own standard library: first docstring sentence -> source without that docstring."""
+
+
+class IndexBm25(Options):
+    """BM25 index with rank-bm25's Okapi scores."""
+
+    name: str = Field("bm25", description="name of the index, for more than one", pattern=NAME)
+    k1: float = Field(1.5, ge=0, description="saturation of term frequency")
+    b: float = Field(0.75, ge=0, le=1, description="weight of document length")
+    epsilon: float = Field(0.25, ge=0, description="floor of a negative idf, as a share of the average idf")
+    token_pattern: str = Field(r"(?u)\b\w+\b", description="regular expression of a token; text is lowercased first")
+    stop_words: Literal["none", "english"] = Field("none", description="words to leave out")
+    stemmer: Literal["none", "english"] = Field("none", description="Snowball stemmer")
+
+
+class Encoder(Options):
+    """A sentence-transformers model and how it encodes. None is the default encoder (`quarry doctor` says which)."""
+
+    encoder: str | None = Field(None, description="hub id or local path of a sentence-transformers model [default: all-MiniLM-L6-v2]")
+    query_prompt: str | None = Field(None, description="text before each query [default: the model's own]")
+    document_prompt: str | None = Field(None, description="text before each document [default: the model's own]")
+    max_length: int | None = Field(None, ge=1, description="tokens that are read of a text [default: the model's own]")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1, mps [default: the best there is]")
+    batch_size: int = Field(32, ge=1, description="texts a batch")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
+class IndexDense(Encoder):
+    """Dense index: the vectors of all documents and queries."""
+
+    name: str = Field("dense", description="name of the index, for more than one", pattern=NAME)
+
+
+class MineBm25(Options):
+    """BM25 candidates."""
+
+    k: int = flag("-k", 50, ge=1, description="candidates per query; positives that are found come on top")
+    name: str = Field("bm25", description="which index, and name of the source", pattern=NAME)
+
+
+class MineDense(Options):
+    """Dense candidates: exact search by inner product."""
+
+    k: int = flag("-k", 50, ge=1, description="candidates per query; positives that are found come on top")
+    name: str = Field("dense", description="which index, and name of the source", pattern=NAME)
+    search: Literal["auto", "faiss", "numpy"] = Field("auto", description="engine; auto: faiss if installed. All give the same answer")
+
+
+class MineRandom(Options):
+    """Random documents: the source that always exists."""
+
+    k: int = flag("-k", 50, ge=1, description="documents per query, positives never among them")
+    seed: int = Field(0, description="seed; a query's documents depend on it and on query_id alone")
