@@ -36,9 +36,10 @@ class Corpus:
         """Return one shard of documents without reading it: pages come in as rows are touched."""
         return pa.ipc.open_file(pa.memory_map(str(self.run.path / FOLDER / f"{key}.arrow"))).read_all()
 
-    def first_row(self, key: str) -> int:
-        """Return the row number of a shard's first document."""
-        return int(key) * self.shard_size
+    def shard_rows(self, key: str) -> np.ndarray:
+        """Return the row numbers of a shard's documents."""
+        start = int(key) * self.shard_size
+        return np.arange(start, min(start + self.shard_size, self.count))
 
     def rows(self, doc_ids: Sequence[str | None]) -> np.ndarray:
         """Return the row of each doc_id as int64; -1 for an id that is not in the corpus."""

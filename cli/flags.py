@@ -1,0 +1,125 @@
+"""An options class as the flags of a command: names, types, defaults, bounds and help come from the class alone."""
+
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from miner.errors import UserError
+from miner.options import Options
+
+CONFIG = "quarry.toml"
+Kind = TypeVar("Kind", bound=Options)
+
+
+def flag_name(name: str, field: FieldInfo) -> str:
+    """Return how an option is written on the command line."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    if extra.get("argument"):
+        return name.upper()
+    return str(extra.get("flag", "--" + name.replace("_", "-")))
+
+
+def parameters(kind: type[Options]) -> list[inspect.Parameter]:
+    """Return the parameters of a Typer command that takes these options.
+
+    None is required here: what the command line leaves out, quarry.toml may give, and `build` says what is missing in the end.
+    """
+    made = []
+    for name, field in kind.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        about = field.description or ""
+        shown = not field.is_required() and field.default not in (None, False, ())
+        default = field.default if shown else None
+        if extra.get("argument"):
+            info = typer.Argument(help=about, show_default=False, metavar=name.upper())
+        else:
+            names = [flag_name(name, field), *([str(extra["short"])] if "short" in extra else [])]
+            about += " [required]" if field.is_required() else ""
+            info = typer.Option(*names, help=about, show_default=shown)
+        made.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[_parsed_type(field.annotation), info]
+            )
+        )
+    return made
+
+
+def _parsed_type(annotation: Any) -> Any:
+    """Return the type that Typer parses: a tuple of any length is a repeated option, and everything may be left out."""
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is tuple:
+        annotation = list[get_args(annotation)[0]]  # type: ignore[misc]
+    return annotation if annotation is bool else annotation | None
+
+
+def with_signature(function: Callable[..., None], parts: list[inspect.Parameter]) -> Callable[..., None]:
+    """Give a function that takes keywords the signature that Typer reads."""
+    function.__signature__ = inspect.Signature(parts)  # type: ignore[attr-defined]
+    function.__annotations__ = {part.name: part.annotation for part in parts}
+    return function
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """Read quarry.toml; without a path, the one in this folder if there is one.
+
+    Raises:
+        UserError: the file that was asked for is missing, or it is no TOML.
+    """
+    file = path or Path(CONFIG)
+    if not file.exists():
+        if path:
+            raise UserError(f"{path} does not exist; give --config a TOML file")
+        return {}
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no TOML: {error}") from error
+
+
+def section(config: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    """Return a section's keys as option names: `from` and `max-rank` are written as on the command line, or as in Python."""
+    found: Any = config
+    for part in path:
+        found = found.get(part, {}) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise UserError(f"{CONFIG}: [{'.'.join(path)}] is {found!r}; expected a section")
+    return {name.replace("-", "_"): value for name, value in found.items()}
+
+
+def build(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
+    """Make the options from what was given.
+
+    Args:
+        kind: the options class.
+        values: option name (or the name of its flag) -> value; None is not given.
+        where: the command or section, for the message.
+
+    Raises:
+        UserError: a value is missing, unknown, of the wrong type or out of bounds; one line names the flag, what was found and expected.
+    """
+    names = {flag_name(name, field).lstrip("-").replace("-", "_"): name for name, field in kind.model_fields.items()}
+    given = {names.get(name, name): value for name, value in values.items() if value is not None}
+    try:
+        return kind(**{name: [value] if _wants_many(kind, name) and isinstance(value, str) else value for name, value in given.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: unknown option {name!r}; expected one of {', '.join(kind.model_fields)}") from None
+        shown = flag_name(name, kind.model_fields[name]) if name in kind.model_fields else name
+        if first["type"] == "missing":
+            raise UserError(f"{where}: {shown} is missing: {kind.model_fields[name].description}") from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"{where}: {shown} is {first['input']!r}; {message}") from None
+
+
+def _wants_many(kind: type[Options], name: str) -> bool:
+    return name in kind.model_fields and get_origin(kind.model_fields[name].annotation) is tuple

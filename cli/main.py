@@ -1,0 +1,199 @@
+"""The command line: a skin in flow order. It parses options, calls one function, prints the summary, and turns errors into exit codes."""
+
+import errno
+import inspect
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from cli.flags import build, parameters, section, with_signature
+from cli.perform import perform, settings
+from cli.steps import STAGES, STEPS, Step
+from miner.errors import UserError
+
+HELP = "Mine hard negatives, weigh every set of them before fine-tuning, export Parquet for any trainer."
+GROUPS = {
+    "ingest": "Any format -> documents, queries, positives.",
+    "index": "What the retrievers need.",
+    "mine": "Candidates of one source.",
+    "judge": "Describe pairs; drop nothing.",
+}
+ORDER = ("demo", "run", *STAGES, "status", "show", "doctor")
+
+
+class FlowOrder(TyperGroup):
+    """Commands in the order in which they are used."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names of the commands."""
+        return [name for name in ORDER if name in self.commands]
+
+
+app = typer.Typer(
+    help=HELP,
+    cls=FlowOrder,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def everything(
+    context: typer.Context,
+    run: Annotated[Path, typer.Option("--run", "-r", envvar="QUARRY_RUN", help="the run folder")] = Path("run"),
+    config: Annotated[
+        Path | None, typer.Option(help="options of all commands [default: quarry.toml, if there]", show_default=False)
+    ] = None,
+) -> None:
+    """Read what holds for every command."""
+    context.obj = settings(run, config)
+
+
+COMMON = {
+    "force": ("--force", False, "make it afresh, even if it was made otherwise"),
+    "workers": ("--workers", 1, "processes that share the shards"),
+    "as_json": ("--json", False, "print the summary as one JSON object"),
+}
+DRY = {"select": "say what would be kept and dropped; write nothing"}
+
+
+def _common(step: Step) -> list[inspect.Parameter]:
+    rows = dict(COMMON)
+    if step.stage in DRY:
+        rows["dry_run"] = ("--dry-run", False, DRY[step.stage])
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type(default), typer.Option(flag, help=about)]
+        )
+        for name, (flag, default, about) in rows.items()
+    ]  # fmt: skip
+
+
+def _add(to: typer.Typer, step: Step) -> None:
+    def command(**values: Any) -> None:
+        context: typer.Context = values.pop("context")
+        common = {name: values.pop(name) for name in (*COMMON, "dry_run") if name in values}
+        explicit = {
+            name: value
+            for name, value in values.items()
+            if getattr(context.get_parameter_source(name), "name", "") in ("COMMANDLINE", "ENVIRONMENT")
+        }
+        path = (
+            [step.stage, step.name or explicit.get("name", "")] if step.name or "name" in step.part.options.model_fields else [step.stage]
+        )
+        options = build(step.part.options, section(context.obj.config, *path) | explicit, step.title)
+        perform(context.obj, step, options, **common)
+
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    about = inspect.cleandoc(step.part.options.__doc__ or "")
+    to.command(step.name or step.stage, help=about)(with_signature(command, [context, *parameters(step.part.options), *_common(step)]))
+
+
+for group, about in GROUPS.items():
+    below = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
+    for step in STEPS:
+        if step.stage == group:
+            _add(below, step)
+    app.add_typer(below, name=group)
+for step in STEPS:
+    if step.stage not in GROUPS:
+        _add(app, step)
+
+Force = Annotated[bool, typer.Option("--force", help="make every stage of the plan afresh")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="processes that share the shards")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the summary as one JSON object")]
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    first: Annotated[str | None, typer.Option("--from", help="first stage", show_default=False)] = None,
+    last: Annotated[str | None, typer.Option("--to", help="last stage", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and what is done of it; do nothing")] = False,
+    force: Force = False,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out all that quarry.toml asks for; what is done is skipped."""
+    from cli.flow import carry_out, make_plan, print_plan
+
+    plan = make_plan(context.obj.config, first, last)
+    if dry_run:
+        print_plan(context.obj, plan, as_json)
+    else:
+        carry_out(context.obj, plan, force, workers, as_json)
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="the run folder of the demo", show_default=True)] = Path("demo-run"),
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole flow on Python's own standard library: docstring summary -> function source."""
+    from cli.flow import DEMO, carry_out, make_plan
+
+    demo_settings = settings(folder, DEMO)
+    carry_out(demo_settings, make_plan(demo_settings.config, None, None), False, workers, as_json)
+
+
+@app.command()
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show each stage: rows, drops by reason, seconds, up to date or stale and why."""
+    from cli.status import print_status
+
+    print_status(context.obj.run, as_json)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    query_id: Annotated[str, typer.Argument(help="which query")],
+    set_name: Annotated[str | None, typer.Option("--set", help="only this set [default: all]", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a query, its positives and its negatives, to read."""
+    from cli.status import print_query
+
+    print_query(context.obj.run, query_id, set_name, as_json)
+
+
+@app.command()
+def doctor(context: typer.Context, as_json: AsJson = False) -> None:
+    """Say what is there, what is missing and how to get it."""
+    from cli.doctor import print_doctor
+
+    print_doctor(as_json)
+
+
+def main() -> NoReturn:
+    """Run the command line: exit 0 done, 2 the user's mistake (one line), 1 a fault of ours (with a traceback)."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        sys.exit(_one_line(str(error)))
+    except typer.TyperException as error:
+        sys.exit(_one_line(getattr(error, "format_message", error.__str__)()))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        sys.exit(_one_line(f"{error}; what was finished is kept: make room or get leave to write there, then repeat the command"))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(_one_line("interrupted; what was finished is kept: repeat the command to go on", 130))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(message: str, code: int = 2) -> int:
+    print(f"quarry: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

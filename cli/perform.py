@@ -1,0 +1,107 @@
+"""Carry out one step under the run's lock, with progress on stderr, and print its summary on stdout."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.flags import read_config
+from cli.steps import Step
+from miner.errors import UserError
+from miner.options import Options
+
+if TYPE_CHECKING:
+    from miner.store import Manifest, Run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for every command: the run folder and quarry.toml."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def run(self) -> "Run":
+        """Return the run folder."""
+        from miner.store import Run
+
+        return Run(self.path)
+
+
+def settings(path: Path, config: Path | None) -> Settings:
+    """Read quarry.toml and return the settings."""
+    return Settings(path, read_config(config))
+
+
+def perform(
+    at: Settings, step: Step, options: Options, force: bool = False, workers: int = 1, as_json: bool = False, dry_run: bool = False
+) -> None:
+    """Carry out one step and print its summary; with `dry_run`, only the summary of what it would do."""
+    if dry_run:
+        from scoring.select import preview
+
+        print_json({"dry_run": True, **preview(at.run, options)}) if as_json else print_preview(preview(at.run, options))  # type: ignore[arg-type]
+        return
+    if step.stage != "ingest" and not at.path.exists():
+        raise UserError(f"there is no run folder {at.path}; begin with `quarry ingest`, or name another with -r before the command")
+    with at.run.lock():
+        manifests = call(at.run, step, options, force, workers)
+    if as_json:
+        print_json(manifests[0].model_dump() if len(manifests) == 1 else {"stages": [manifest.model_dump() for manifest in manifests]})
+    else:
+        for manifest in manifests:
+            print_manifest(manifest)
+
+
+def call(run: "Run", step: Step, options: Options, force: bool, workers: int) -> "list[Manifest]":
+    """Call the step's function; the caller holds the lock."""
+    from miner.engine import How
+
+    made = step.part.load()(run, options, How(force, workers, progress))
+    return made if isinstance(made, list) else [made]
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Any]:
+    """Show a bar on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda: bar.advance(task)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def print_manifest(manifest: "Manifest") -> None:
+    """Print what a stage did, in a line, and its drops in another."""
+    rows = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest.rows.items())
+    how = "already done" if manifest.skipped else f"{manifest.seconds:.1f} s, peak {manifest.peak_memory_mb:,.0f} MB"
+    if manifest.resumed_shards and not manifest.skipped:
+        how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
+    print(f"{manifest.stage}: {rows} ({how})")
+    print_drops(manifest.drops)
+
+
+def print_drops(drops: dict[str, int]) -> None:
+    """Print counts by reason, most frequent first."""
+    if drops:
+        print("  left out: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items(), key=lambda item: -item[1])))
+
+
+def print_preview(preview: dict[str, Any]) -> None:
+    """Print what select would do."""
+    print("dry run: " + ", ".join(f"{count:,} {name}" for name, count in preview["rows"].items()))
+    print_drops(preview["drops"])

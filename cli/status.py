@@ -1,0 +1,72 @@
+"""What a run folder holds, to read: the state of each stage, and one query with its negatives."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from cli.perform import print_json
+
+if TYPE_CHECKING:
+    from miner.store import Run
+
+
+def states(run: "Run") -> list[dict[str, Any]]:
+    """Return every stage of a run in flow order: rows, drops, seconds, and whether it is up to date, stale (and why) or half done."""
+    from miner.store import MANIFEST, PLAN
+
+    folders = {file.parent.relative_to(run.path).as_posix() for name in (PLAN, MANIFEST) for file in run.path.rglob(name)}
+    stale: dict[str, str] = {}
+    rows = []
+    for folder in sorted(folders):
+        manifest = run.find(folder)
+        if manifest is None:
+            inputs, row = json.loads((run.path / folder / PLAN).read_bytes())["inputs"], {"stage": folder}
+            state = "half done; repeat the command to go on"
+        else:
+            inputs = manifest.inputs
+            row = manifest.model_dump(include={"stage", "rows", "drops", "seconds", "peak_memory_mb"})
+            state = "up to date"
+        reason = next((why for name in sorted(inputs) if (why := _staleness(run, name, inputs[name], stale))), None)
+        if reason:
+            stale[folder] = reason
+            state = f"stale: {reason}"
+        rows.append(row | {"state": state})
+    return rows
+
+
+def _staleness(run: "Run", name: str, fingerprint: str, stale: dict[str, str]) -> str | None:
+    if not name[:1].isdigit() or name[1:2] != "_":
+        return None  # a file of the user's, not a stage
+    now = run.find(name)
+    if now is None:
+        return f"{name} is gone"
+    if now.fingerprint != fingerprint:
+        return f"{name} has changed"
+    return f"{name} is stale" if name in stale else None
+
+
+def print_status(run: "Run", as_json: bool) -> None:
+    """Print the state of every stage."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = states(run)
+    if as_json:
+        print_json({"run": str(run.path), "stages": rows})
+        return
+    if not rows:
+        print(f"{run.path} holds nothing yet; begin with `quarry ingest`")
+        return
+    table = Table("stage", "rows", "left out", "seconds", "peak MB", "state", box=None, pad_edge=False)
+    for row in rows:
+        counts = [", ".join(f"{count:,} {name}" for name, count in row.get(part, {}).items()) for part in ("rows", "drops")]
+        table.add_row(
+            row["stage"], *counts, *(f"{row[part]:,.1f}" if part in row else "" for part in ("seconds", "peak_memory_mb")), row["state"]
+        )
+    Console().print(table)
+
+
+def print_query(run: "Run", query_id: str, set_name: str | None, as_json: bool) -> None:
+    """Print a query with its positives and negatives."""
+    from scoring.show import describe
+
+    print_json(describe(run, query_id, set_name))

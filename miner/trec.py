@@ -1,0 +1,237 @@
+"""TREC corpus, topics and qrels -> rows to stage; TREC run files -> candidates, one source each.
+
+What kind a file is, is read off its first line: `{` is jsonl, `<` is markup, anything else is tab-separated.
+"""
+
+import html
+import math
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from miner.corpus import Corpus
+from miner.engine import How
+from miner.formats import read_qrels
+from miner.options import NAME, Trec
+from miner.readers import Bad, Input, Records, blocks, find_input, json_lines, lines, tsv_cells
+from miner.rows import Item, Reading, Reject, build_rows, filled, first_of, identifier, text_of, title_of
+from miner.staging import insert, open_database
+from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.tables import CANDIDATES, DOUBLE, TEXT, UserError, conform
+
+DOCUMENT_IDS = ("docid", "_id", "id", "doc_id", "docno", "pid")
+QUERY_IDS = ("qid", "_id", "id", "query_id", "query-id", "topic_id")
+TEXTS = ("text", "contents", "passage", "body", "query", "title")
+DOCNO = re.compile(r"<docno>(.*?)</docno>", re.I | re.S)
+TITLE = re.compile(r"<(title|headline)>(.*?)</\1>", re.I | re.S)
+BODY = re.compile(r"<text>(.*?)</text>", re.I | re.S)
+NUMBER = re.compile(r"<num>\s*(?:number:)?\s*([^\s<]+)", re.I)
+TOPIC = re.compile(r"<title>\s*(?:topic:)?([^<]*)", re.I)
+TAG = re.compile(r"<[^>]*>")
+
+BATCH = 65536  # lines of a run file that are checked together
+LINES = pa.schema(
+    [("seq", pa.int64()), ("query_id", TEXT), ("doc_id", TEXT), ("rank", pa.int64()), ("score", DOUBLE), ("known", pa.bool_())]
+)
+SORTED_OUT = """
+CREATE TABLE judged AS SELECT l.*, shard, CASE WHEN q.query_id IS NULL THEN 'unknown_query' WHEN NOT known THEN 'unknown_document'
+    WHEN row_number() OVER (PARTITION BY l.query_id, l.doc_id ORDER BY rank, seq) > 1 THEN 'duplicate_candidate' END AS reason
+FROM lines l LEFT JOIN queries q ON q.query_id = l.query_id;
+CREATE TABLE found AS SELECT shard, query_id, doc_id, rank + greatest(0, 1 - (SELECT min(rank) FROM lines)) AS rank, score
+FROM judged WHERE reason IS NULL ORDER BY shard;
+INSERT INTO drops SELECT reason, count(*) FROM judged WHERE reason IS NOT NULL GROUP BY reason;
+"""
+FOUND = """
+SELECT query_id, doc_id, ? AS source, rank, score, NULL AS parent_id FROM found WHERE shard = ? ORDER BY query_id, rank, doc_id
+"""
+
+
+def trec(options: Trec) -> Reading:
+    """TREC corpus, topics and qrels -> rows.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    given = (options.corpus, options.topics, options.qrels)
+    corpus, topics, qrels = files = [find_input(path) for path in given]
+    inputs = {str(path): file.fingerprint() for path, file in zip(given, files, strict=True)}
+    documents = build_rows(corpus, "documents", _records(corpus, "doc", DOCUMENT_IDS), _document)
+    queries = build_rows(topics, "queries", _records(topics, "top", QUERY_IDS), _query)
+    return Reading(inputs, chain(documents, queries, read_qrels(qrels)))
+
+
+def _records(file: Input, tag: str, ids: Sequence[str]) -> Records:
+    """Yield the records of a file of any of the three kinds, with whatever names its columns have."""
+    first = next((line for _, line in lines(file) if isinstance(line, str) and line.strip()), "").strip()
+    if first.startswith("{"):
+        yield from json_lines(file, {})
+    elif first.startswith("<"):
+        parse = _parse_document if tag == "doc" else _parse_topic
+        for line, block in blocks(file, tag):
+            yield line, block if isinstance(block, Bad) else parse(block)
+    else:
+        yield from _tab_separated(file, ids)
+
+
+def _tab_separated(file: Input, ids: Sequence[str]) -> Records:
+    """Yield id and text, or id, title and text; a first line that names columns decides instead."""
+    header: list[str] = []
+    for position, (line, cells) in enumerate(tsv_cells(file)):
+        if isinstance(cells, Bad):
+            yield line, cells
+        elif position == 0 and cells[0].lower() in ids and {cell.lower() for cell in cells[1:]} <= set(TEXTS):
+            header = [cell.lower() for cell in cells]
+        elif len(cells) not in ((len(header),) if header else (2, 3)):
+            yield line, Bad("bad_columns", "\t".join(cells))
+        else:
+            names = header or (["id", "text"] if len(cells) == 2 else ["id", "title", "text"])
+            yield line, dict(zip(names, cells, strict=True))
+
+
+def _parse_document(block: str) -> dict[str, Any]:
+    found = {"docno": DOCNO.findall(block)[:1], "title": [title for _, title in TITLE.findall(block)[:1]], "text": BODY.findall(block)}
+    return {name: " ".join(_plain(part) for part in parts) for name, parts in found.items() if parts}
+
+
+def _parse_topic(block: str) -> dict[str, Any]:
+    found = {"qid": NUMBER.search(block), "text": TOPIC.search(block)}
+    return {name: _plain(match[1]) for name, match in found.items() if match}
+
+
+def _plain(markup: str) -> str:
+    """Return the text of markup: tags gone, entities resolved, white space folded."""
+    return " ".join(html.unescape(TAG.sub(" ", markup)).split())
+
+
+def _document(record: dict[str, Any]) -> Iterator[Item]:
+    doc_id, title, text = identifier(record, first_of(record, DOCUMENT_IDS)), title_of(record), text_of(record, first_of(record, TEXTS[:4]))
+    filled(title, text)
+    yield "documents", (doc_id, title, "listed", text)
+
+
+def _query(record: dict[str, Any]) -> Iterator[Item]:
+    query_id, text = identifier(record, first_of(record, QUERY_IDS)), text_of(record, first_of(record, TEXTS))
+    filled(text)
+    yield "queries", (query_id, "listed", text)
+
+
+class RunFile(NamedTuple):
+    """A TREC run file and the name of the source it becomes."""
+
+    name: str
+    given: str
+    file: Input
+
+
+def find_runs(given: Sequence[str]) -> list[RunFile]:
+    """Return the run files that FILE or NAME=FILE name.
+
+    Raises:
+        UserError: a file is missing, a name is no folder's name, or two sources would have the same one.
+    """
+    runs: list[RunFile] = []
+    for entry in given:
+        name, equals, path = entry.partition("=")
+        if not equals or Path(entry).exists() or not re.match(NAME, name):
+            name, path = re.sub(r"(\.(gz|trec|txt|run))+$", "", Path(entry).name), entry
+        if not re.match(NAME, name):
+            raise UserError(f'{entry}: "{name}" cannot name a source; give it another name with NAME={path}')
+        if name in (run.name for run in runs):
+            raise UserError(f'{entry}: there are two run files with the name "{name}"; give one another name with NAME={path}')
+        runs.append(RunFile(name, path, find_input(path)))
+    return runs
+
+
+def ingest_run(run: Run, source: RunFile, how: How) -> Manifest:
+    """TREC run file -> candidates, as the file has them; what this run does not know is dropped and counted.
+
+    Raises:
+        UserError: no line of the file names a query and a document of this run, or the source was made from something else.
+    """
+    folder = f"3_candidates/{source.name}"
+    inputs = {"1_tables": run.tables().fingerprint, source.given: source.file.fingerprint()}
+    stage = Stage(folder, CANDIDATES.name, {"file": source.given, "format": "trec"}, inputs)
+    staging = run.path / folder / "_staging"
+
+    def prepare() -> partial[Shard]:
+        _stage_run(run, source, staging)
+        return partial(_run_shard, staging / "staging.duckdb", source.name)
+
+    def then() -> dict[str, Any]:
+        shutil.rmtree(staging, ignore_errors=True)
+        return {}
+
+    return run_stage(run, stage, prepare, run.query_shards(), how, then)
+
+
+def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
+    """Put the lines of a run file into a database, each with its query shard or with the reason why it is dropped."""
+    with open_database(staging) as connection:
+        for schema, name in ((LINES, "lines"), (pa.schema([("query_id", TEXT), ("shard", TEXT)]), "queries")):
+            connection.register("incoming", schema.empty_table())
+            connection.execute(f"CREATE TABLE {name} AS FROM incoming")
+        connection.execute("CREATE TABLE drops (reason VARCHAR, n BIGINT)")
+        for key in run.query_shards():
+            query_ids = run.read("1_tables/queries", key)["query_id"]
+            insert(connection, "queries", pa.table({"query_id": query_ids, "shard": pa.array([key] * len(query_ids))}))
+        corpus = Corpus(run)
+        for held in _batches(source.file, connection):
+            columns = [list(column) for column in zip(*held, strict=True)]
+            known = corpus.rows(columns[2]) >= 0
+            insert(connection, "lines", pa.table([*columns, known], schema=LINES))
+        connection.execute(SORTED_OUT)
+        kept = connection.sql("SELECT count(*) FROM found").fetchall()[0][0]
+        drops = connection.sql("SELECT reason, n FROM drops ORDER BY n DESC, reason").fetchall()
+    if not kept:
+        shutil.rmtree(staging.parent)
+        reasons = ", ".join(f"{reason} {n}" for reason, n in drops) or "it is empty"
+        raise UserError(f"{source.file.name}: no line names a query and a document of this run ({reasons})")
+
+
+def _batches(file: Input, connection: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[int, str, str, int, float]]]:
+    """Yield batches of (line, query_id, doc_id, rank, score); count the lines that are no such thing."""
+    held: list[tuple[int, str, str, int, float]] = []
+    bad: dict[str, int] = {}
+    for number, line in lines(file):
+        try:
+            if line:
+                held.append((number, *_parse_line(line)))
+        except Reject as reject:
+            bad[str(reject)] = bad.get(str(reject), 0) + 1
+        if len(held) >= BATCH:
+            yield held
+            held = []
+    if held:
+        yield held
+    for item in bad.items():
+        connection.execute("INSERT INTO drops VALUES (?, ?)", item)
+
+
+def _parse_line(line: str | Bad) -> tuple[str, str, int, float]:
+    if isinstance(line, Bad):
+        raise Reject(line.reason)
+    cells = line.split()
+    if len(cells) != 6:
+        raise Reject("bad_columns")
+    try:
+        rank, score = int(cells[3]), float(cells[4])
+    except ValueError:
+        raise Reject("bad_number") from None
+    if not math.isfinite(score) or abs(rank) >= 2**31:
+        raise Reject("bad_number")
+    return cells[0], cells[2], rank, score
+
+
+def _run_shard(database: Path, name: str, key: str) -> Shard:
+    """Return a shard's candidates. What the file as a whole lost is counted with the first shard."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        table = connection.sql(FOUND, params=[name, key]).to_arrow_table()
+        drops = dict(connection.sql("SELECT reason, n FROM drops ORDER BY reason").fetchall()) if key == "00000" else {}
+    return Shard({key: conform(table, CANDIDATES)}, drops)

@@ -1,0 +1,61 @@
+"""ECI, Effective Contrastive Information (arXiv 2603.20990, v1 of March 2026): pure formulas.
+
+Every function takes floats or arrays of one shape and gives the like. The later, different definition of the same paper would be
+`eci_sem`; a changed formula is a new name.
+"""
+
+from typing import Any, TypeVar
+
+import numpy as np
+
+Real = TypeVar("Real", float, np.ndarray)
+
+
+def capacity(n: Real) -> Real:
+    """Return I = ln(1 + n) of n negatives a query, in nats. Published: the paper's table fits this logarithm and no other."""
+    return np.log1p(n)
+
+
+def efficiency(signal: Real, margin: Real) -> Real:
+    """Return E = 2 S D / (S + D), the harmonic mean of signal and margin; 0 where S <= 0 or D <= 0, or where one is not a number.
+
+    The harmonic mean is published; zero outside its domain is reconstructed (it has a pole at D = -S).
+
+    Args:
+        signal: S, mean similarity of query and negative.
+        margin: D, mean of s(q, p) - s(q, n), each clamped at zero or not.
+    """
+    safe = np.logical_and(np.greater(signal, 0), np.greater(margin, 0))
+    total = np.where(safe, np.add(signal, margin), 1.0)
+    value: Any = np.where(safe, 2 * np.multiply(signal, margin) / total, 0.0)[()]
+    return value
+
+
+def eci_v1(n: Real, signal: Real, margin: Real) -> Real:
+    """Return ECI = ln(1 + n) * 2 S D / (S + D).
+
+    Published: in words, and by the paper's table. Reconstructed: S and D as means over pooled triples (query, positive, negative).
+
+    Args:
+        n: |N|, mean number of negatives a query.
+        signal: S, mean similarity of query and negative.
+        margin: D, mean of s(q, p) - s(q, n), each clamped at zero or not.
+    """
+    return capacity(n) * efficiency(signal, margin)
+
+
+def margins(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.ndarray:
+    """Return s(q, p) - s(q, n) of every positive with every negative of one query.
+
+    That unsafe negatives are penalised is published in words; the clamp at zero is reconstructed.
+
+    Args:
+        positive: (p,) similarities of the query to its positives.
+        negative: (n,) similarities of the query to its negatives.
+        hinge: clamp margins below zero, of negatives nearer than the positive, at zero.
+
+    Returns:
+        (p, n).
+    """
+    margin = positive[:, None] - negative[None, :]
+    return np.maximum(margin, 0.0) if hinge else margin

@@ -1,0 +1,223 @@
+"""sets, positives, texts -> 8_export: one set of negatives as a trainer reads it, in Parquet or JSON lines.
+
+Text columns come first and in the order that a loss expects; labels are named as sentence-transformers names them (`label`, `labels`,
+`scores`). It reads every other column as an input text, so ids are left out unless they are asked for.
+"""
+
+import json
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from miner.corpus import Corpus
+from miner.engine import How
+from miner.store import PLAN, Manifest, Run, Shard, Stage, run_stage
+from miner.tables import UserError
+from scoring.options import Export, Format
+from scoring.show import need_set
+
+DEFAULT_NEGATIVES = 5
+SLICE = 512  # rows whose texts are fetched at once: an Arrow array of strings holds at most 2 GiB
+
+PAIRS = """
+    SELECT query_id, doc_id, 1::BIGINT AS label, 0 AS rank, score FROM positives
+    UNION ALL SELECT query_id, doc_id, 0::BIGINT AS label, rank, score FROM negatives
+"""
+LISTED = "ORDER BY label DESC, rank, doc_id"
+HAS_BOTH = "GROUP BY query_id HAVING max(label) = 1 AND min(label) = 0 ORDER BY query_id"
+ROWS: dict[Format, str] = {
+    "triplet": """
+        SELECT query_id, p.doc_id AS positive_id, n.doc_id AS negative_id
+        FROM positives p JOIN negatives n USING (query_id) ORDER BY query_id, positive_id, n.rank, negative_id
+    """,
+    "n-tuple": """
+        SELECT query_id, p.doc_id AS positive_id, list(n.doc_id ORDER BY n.rank, n.doc_id)[:$negatives] AS negative_ids
+        FROM positives p JOIN negatives n USING (query_id)
+        GROUP BY query_id, positive_id HAVING count(*) >= $negatives ORDER BY query_id, positive_id
+    """,
+    "labeled-pair": f"SELECT query_id, doc_id, label FROM ({PAIRS}) ORDER BY query_id, label DESC, rank, doc_id",
+    "labeled-list": f"""
+        SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(label {LISTED}) AS labels FROM ({PAIRS}) {HAS_BOTH}
+    """,
+    "scored-list": f"""
+        SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(score::DOUBLE {LISTED}) AS scores
+        FROM ({PAIRS}) WHERE score IS NOT NULL {HAS_BOTH}
+    """,
+}
+# What a format leaves out. Units: positives in triplet and n-tuple, queries in the lists; no_score counts documents.
+DROPS: dict[Format, str] = {
+    "triplet": "SELECT 'no_negatives', count(*) FROM positives WHERE query_id NOT IN (SELECT query_id FROM negatives)",
+    "n-tuple": """
+        SELECT 'too_few_negatives', count(*) FROM positives
+        WHERE query_id NOT IN (SELECT query_id FROM negatives GROUP BY query_id HAVING count(*) >= $negatives)
+    """,
+    "labeled-pair": "SELECT 'nothing', 0",
+    "labeled-list": "SELECT 'no_negatives', count(DISTINCT query_id) FROM positives WHERE query_id NOT IN (SELECT query_id FROM negatives)",
+    "scored-list": f"""
+        WITH scored AS (SELECT query_id FROM ({PAIRS}) WHERE score IS NOT NULL {HAS_BOTH})
+        SELECT 'no_score', count(*) FROM ({PAIRS}) WHERE score IS NULL
+        UNION ALL SELECT 'no_negatives', count(DISTINCT query_id) FROM positives WHERE query_id NOT IN (FROM scored)
+    """,
+}
+
+
+def export(run: Run, options: Export, how: How) -> Manifest:
+    """Write a set as a trainer reads it: sets, positives, texts -> 8_export/<set>.<format>.
+
+    Rows stand in order of query_id, the positive's doc_id, and the rank in the set. Columns of each format:
+    triplet: anchor, positive, negative; a row for every positive and negative of a query.
+    n-tuple: anchor, positive, negative_1 … negative_n; a row for every positive, the n best-ranked negatives.
+    labeled-pair: anchor, text, label; every positive (1) and every negative (0) once.
+    labeled-list: anchor, texts, labels; a row for every query, positives first.
+    scored-list: anchor, texts, scores; the same with the judge's scores instead of labels.
+
+    Raises:
+        UserError: there is no such set, it is half done, empty or older than the tables, it has no scores (scored-list), `negatives` is
+            given for another format than n-tuple, or the folder belongs to something else.
+    """
+    made = need_set(run, options.name)
+    if options.negatives is not None and options.format != "n-tuple":
+        raise UserError(f"-n {options.negatives} is for n-tuple, but the format is {options.format}; leave it out, or select a smaller set")
+    if not made.rows["sets"]:
+        raise UserError(
+            f"set {options.name!r} is empty: nothing to export; loosen its recipe and run `quarry select {options.name} --force`"
+        )
+    negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
+    inputs = {"1_tables": run.tables().fingerprint, made.stage: made.fingerprint}
+    judge = None
+    if options.format == "scored-list":
+        judge = _need_scores(run, made)
+        inputs[_judgments(judge)] = run.need(_judgments(judge), "judge").fingerprint
+    stage = Stage(_folder(run, options), "rows", options.record(), inputs)
+    facts = {"negatives": negatives} if options.format == "n-tuple" else {}
+    return run_stage(run, stage, lambda: partial(_export_shard, run, options, negatives, judge), run.query_shards(), how, lambda: facts)
+
+
+def _need_scores(run: Run, made: Manifest) -> str:
+    """Return the judge that scored a set's negatives and their positives."""
+    for key in run.query_shards():
+        table = run.read(made.stage, key)
+        if pc.any(pc.and_(table["score"].is_valid(), table["positive_score"].is_valid())).as_py():
+            return str(made.options["judge"])
+    name = made.options["name"]
+    raise UserError(
+        f"set {name!r} has no scores of negatives and positives, which scored-list needs; "
+        f"run `quarry judge similarity`, then `quarry select {name} --force`"
+    )
+
+
+def _folder(run: Run, options: Export) -> str:
+    """Return the stage's folder: below the run, or an absolute one, in which nothing but an export may lie.
+
+    Raises:
+        UserError: the folder holds other things, which --force would remove, or lies among the run's other stages.
+    """
+    if options.out is None:
+        return f"8_export/{options.name}.{options.format}"
+    out, home = options.out.expanduser().resolve(), run.path.resolve()
+    if out.is_relative_to(home) and not out.is_relative_to(home / "8_export"):
+        raise UserError(f"{out} lies inside the run folder, beside its stages; take a folder outside it, or below {home / '8_export'}")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_export(out))):
+        raise UserError(f"{out} exists and is no export; take a new or empty folder")
+    return str(out)
+
+
+def _is_export(folder: Path) -> bool:
+    plan = folder / PLAN
+    return plan.exists() and set(json.loads(plan.read_bytes())["options"]) == set(Export.model_fields)
+
+
+def _export_shard(run: Run, options: Export, negatives: int, judge: str | None, key: str) -> Shard:
+    with duckdb.connect(config={"threads": 1}) as database:
+        database.register("negatives", run.read(f"5_sets/{options.name}", key).select(["query_id", "doc_id", "rank", "score"]))
+        database.register("positives", _positives(run, judge, key))
+        counted = {"negatives": negatives} if options.format == "n-tuple" else {}
+        rows = database.execute(ROWS[options.format], counted).to_arrow_table()
+        drops = {reason: count for reason, count in database.execute(DROPS[options.format], counted).fetchall() if count}
+    table = _with_texts(run, rows, run.read("1_tables/queries", key), negatives)
+    if not options.ids:
+        table = table.drop_columns(_ids(rows))
+    return Shard({key: table if options.file_type == "parquet" else _json_lines(table)}, drops)
+
+
+def _judgments(judge: str) -> str:
+    """Return the folder of a judge's rows: those of "similarity.positive" lie with "similarity"."""
+    return f"4_judgments/{judge.partition('.')[0]}"
+
+
+def _positives(run: Run, judge: str | None, key: str) -> pa.Table:
+    """Return query_id, doc_id and score of a shard's positives; the score is null where no judge is asked for, or it did not say."""
+    positives = run.read("1_tables/positives", key).select(["query_id", "doc_id"])
+    if judge is None:
+        return positives.append_column("score", pa.nulls(len(positives), pa.float32()))
+    judged = run.read(_judgments(judge), key)
+    judged = judged.filter(pc.equal(judged["judge"], judge)).select(["query_id", "doc_id", "score"])
+    return positives.join(judged, ["query_id", "doc_id"])
+
+
+def _with_texts(run: Run, rows: pa.Table, queries: pa.Table, negatives: int) -> pa.Table:
+    """Put the texts that ids stand for before the ids; each document is read once.
+
+    Raises:
+        UserError: a document is not in the corpus.
+    """
+    names = [name for name in ("positive_id", "negative_id", "negative_ids", "doc_id", "doc_ids") if name in rows.column_names]
+    columns = [rows[name] if name.endswith("_id") else pc.list_flatten(rows[name]) for name in names]
+    ids = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
+    corpus = Corpus(run)
+    places = corpus.rows(ids.to_pylist())
+    if (places < 0).any():
+        raise UserError(f"document {ids[int((places < 0).argmax())].as_py()!r} is not in the corpus; make the set anew from these tables")
+    documents = Texts(ids, pa.array(corpus.texts(places), pa.large_string()))
+    anchors = Texts(queries["query_id"], queries["text"])
+    slices = [rows.slice(start, SLICE).combine_chunks() for start in range(0, max(len(rows), 1), SLICE)]
+    return pa.concat_tables(_fill(part, anchors, documents, negatives) for part in slices)
+
+
+class Texts:
+    """Texts by id."""
+
+    def __init__(self, ids: pa.Array | pa.ChunkedArray, texts: pa.Array | pa.ChunkedArray):
+        self.ids, self.texts = ids, texts
+
+    def of(self, ids: pa.Array) -> pa.Array:
+        """Return the text of each id, or a list of texts for each list of ids."""
+        if pa.types.is_list(ids.type):
+            return pa.ListArray.from_arrays(_offsets(ids), self.of(ids.flatten()))
+        return self.texts.take(pc.index_in(ids, self.ids)).cast(pa.string())
+
+
+def _offsets(lists: pa.ListArray) -> pa.Array:
+    return pa.array([0, *pc.cumulative_sum(pc.list_value_length(lists)).to_pylist()], pa.int32())
+
+
+def _fill(rows: pa.Table, anchors: Texts, documents: Texts, negatives: int) -> pa.Table:
+    columns = {"anchor": anchors.of(_array(rows["query_id"]))}
+    for name, text in (("positive_id", "positive"), ("negative_id", "negative"), ("doc_id", "text"), ("doc_ids", "texts")):
+        if name in rows.column_names:
+            columns[text] = documents.of(_array(rows[name]))
+    if "negative_ids" in rows.column_names:
+        for place in range(negatives):
+            columns[f"negative_{place + 1}"] = documents.of(pc.list_element(_array(rows["negative_ids"]), place))
+    return pa.table(columns | {name: rows[name] for name in ("label", "labels", "scores", *_ids(rows)) if name in rows.column_names})
+
+
+def _ids(rows: pa.Table) -> list[str]:
+    return [name for name in rows.column_names if name.endswith(("_id", "_ids"))]
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    chunks: Iterable[pa.Array] = column.chunks
+    return pa.concat_arrays([*chunks, pa.array([], column.type)])
+
+
+def _json_lines(table: pa.Table) -> str:
+    # Three characters end a line for some readers and stand unescaped in JSON.
+    escapes = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+    return "".join(
+        json.dumps(row, ensure_ascii=False).translate(escapes) + "\n" for batch in table.to_batches() for row in batch.to_pylist()
+    )

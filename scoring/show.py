@@ -1,0 +1,141 @@
+"""tables + sets + judgments -> one query to read: its positives, its negatives, and what was left out and why.
+
+The same reading serves `quarry show` and the examples of the report.
+"""
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from miner.corpus import Corpus
+from miner.store import Manifest, Run
+from miner.tables import UserError
+
+Row = dict[str, Any]
+Judged = dict[tuple[str, str], dict[str, Row]]  # (query_id, doc_id) -> judge -> score, verdict, reason
+
+
+def describe(run: Run, query_id: str, set_name: str | None = None) -> Row:
+    """Return all that a run knows of one query.
+
+    Args:
+        run: the run folder.
+        query_id: which query.
+        set_name: one set; None is every finished set.
+
+    Returns:
+        {query_id, text, positives: [{doc_id, relevance, …}],
+        sets: {name: {negatives: [{doc_id, rank, score, positive_score, weight, sources, …}],
+        rejected: [{doc_id, reason, value, threshold, …}]}}};
+        … is title and text of the document (None if it is not in the corpus), and judgments of the pair by every finished judge:
+        {judge: {score, verdict, reason}}.
+
+    Raises:
+        UserError: there is no such query or set.
+    """
+    sets = current_sets(run) if set_name is None else [need_set(run, set_name).options["name"]]
+    key = _shard_of(run, query_id)
+    return describe_shard(run, key, [query_id], sets)[0]
+
+
+def describe_shard(run: Run, key: str, query_ids: Sequence[str], sets: Sequence[str]) -> list[Row]:
+    """Return what `describe` does for some queries of one shard, in their order."""
+    texts = {row["query_id"]: row["text"] for row in _rows(run, "1_tables/queries", key, query_ids)}
+    positives = _rows(run, "1_tables/positives", key, query_ids)
+    negatives = {name: _rows(run, f"5_sets/{name}", key, query_ids) for name in sets}
+    rejected = {name: _rows(run, f"5_sets/{name}/_rejected", key, query_ids, optional=True) for name in sets}
+    everything = [positives, *negatives.values(), *rejected.values()]
+    _add_texts(run, [row for rows in everything for row in rows])
+    _add_judgments(run, key, query_ids, [row for rows in everything for row in rows])
+    found = _by_query(positives)
+    kept = {name: _by_query(rows, "rank") for name, rows in negatives.items()}
+    left_out = {name: _by_query(rows, "reason") for name, rows in rejected.items()}
+    return [
+        {
+            "query_id": query_id,
+            "text": texts[query_id],
+            "positives": found[query_id],
+            "sets": {name: {"negatives": kept[name][query_id], "rejected": left_out[name][query_id]} for name in sets},
+        }
+        for query_id in query_ids
+    ]
+
+
+def need_set(run: Run, name: str) -> Manifest:
+    """Return the manifest of a finished set that was made from the tables as they are now.
+
+    Raises:
+        UserError: there is no such set (the sets found are listed), it is half done, or older than the tables.
+    """
+    found = run.names("5_sets")
+    if name not in found and not (run.path / "5_sets" / name).is_dir():
+        listed = f"found {', '.join(found)}" if found else "found none"
+        raise UserError(f"{run.path / '5_sets'} has no set {name!r} ({listed}); take one of these, or make it with `quarry select {name}`")
+    manifest = run.need(f"5_sets/{name}", f"select {name}")
+    if "1_tables" in changed_inputs(run, manifest):
+        raise UserError(f"{run.path / '5_sets' / name} is older than the tables; run `quarry select {name} --force` first")
+    return manifest
+
+
+def current_sets(run: Run) -> list[str]:
+    """Return the finished sets that are made from the tables as they are now."""
+    made = [(name, run.need(f"5_sets/{name}", f"select {name}")) for name in run.names("5_sets")]
+    return [name for name, manifest in made if "1_tables" not in changed_inputs(run, manifest)]
+
+
+def changed_inputs(run: Run, manifest: Manifest) -> list[str]:
+    """Return the stages that a stage was made from and that were made anew since, in order of name."""
+    now = {folder: run.find(folder) for folder in manifest.inputs}
+    return sorted(folder for folder, before in manifest.inputs.items() if (other := now[folder]) and other.fingerprint != before)
+
+
+def _shard_of(run: Run, query_id: str) -> str:
+    near: list[str] = []
+    for key in run.query_shards():
+        query_ids = run.read("1_tables/queries", key)["query_id"].to_pylist()
+        if query_id in query_ids:
+            return key
+        near += difflib.get_close_matches(query_id, query_ids) or query_ids[:1]
+    nearest = difflib.get_close_matches(query_id, near) or near[:3]
+    hint = f"the nearest are {', '.join(nearest)}" if nearest else "the run has no queries"
+    raise UserError(f"{run.path} has no query {query_id!r}; {hint}")
+
+
+def _rows(run: Run, folder: str, key: str, query_ids: Sequence[str], optional: bool = False) -> list[Row]:
+    """Return the rows of some queries in one shard of a table."""
+    if optional and not (run.path / folder / f"{key}.parquet").exists():
+        return []
+    table = run.read(folder, key)
+    rows: list[Row] = table.filter(pc.is_in(table["query_id"], pa.array(query_ids, pa.string()))).to_pylist()
+    return rows
+
+
+def _by_query(rows: Iterable[Row], *first: str) -> dict[str, list[Row]]:
+    """Group rows by query, in order of `first`, then doc_id; the rows lose the columns that all of a group share."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: [row[name] for name in (*first, "doc_id")]):
+        groups[row["query_id"]].append({name: value for name, value in row.items() if name not in ("query_id", "set_name")})
+    return groups
+
+
+def _add_texts(run: Run, rows: list[Row]) -> None:
+    """Give each row the title and text of its document; None if the corpus has none of this doc_id."""
+    corpus, doc_ids = Corpus(run), sorted({row["doc_id"] for row in rows})
+    places = corpus.rows(doc_ids)
+    documents = {row["doc_id"]: row for row in corpus.documents(places[places >= 0]).to_pylist()}
+    for row in rows:
+        row |= {name: documents.get(row["doc_id"], {}).get(name) for name in ("title", "text")}
+
+
+def _add_judgments(run: Run, key: str, query_ids: Sequence[str], rows: list[Row]) -> None:
+    judged: Judged = defaultdict(dict)
+    for judge in run.names("4_judgments"):
+        for row in _rows(run, f"4_judgments/{judge}", key, query_ids, optional=True):
+            said = {name: row[name] for name in ("score", "verdict", "reason")}
+            judged[row["query_id"], row["doc_id"]][row["judge"]] = said
+    for row in rows:
+        row["judgments"] = dict(sorted(judged.get((row["query_id"], row["doc_id"]), {}).items()))

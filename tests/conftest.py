@@ -1,0 +1,58 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the hub
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+WORDS = [
+    *"abcdefghijklmnopqrstuvwxyz",
+    *["copper", "bees", "glass", "tides", "moon", "lamps", "metal", "current", "dance", "honey", "query", "passage", ":", ".", ","],
+]
+
+
+def make_encoder(folder: Path, seed: int, width: int = 32, prompts: dict[str, str] | None = None) -> Path:
+    """Save a tiny random sentence-transformers model: the real loading code, no download."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    torch.manual_seed(seed)
+    bare = folder / "bare"
+    bare.mkdir(parents=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+    (bare / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(str(bare / "vocab.txt")).save_pretrained(bare)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=width,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(bare)
+    transformer = Transformer(str(bare), max_seq_length=32)
+    model = SentenceTransformer(modules=[transformer, Pooling(width)], prompts=prompts, device="cpu")
+    model.save(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> str:
+    return str(make_encoder(tmp_path_factory.mktemp("encoder"), seed=1))
+
+
+@pytest.fixture(scope="session")
+def other_encoder(tmp_path_factory) -> str:
+    return str(make_encoder(tmp_path_factory.mktemp("other"), seed=2))
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared data sets are not beside this checkout ({SHARED.parent.name}/{SHARED.name})")
+    return SHARED
