@@ -149,7 +149,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show each stage: rows, drops by reason, seconds, up to date or stale and why."""
     from cli.status import print_status
 
-    print_status(context.obj.run, as_json)
+    print_status(context.obj.made_run, as_json)
 
 
 @app.command()
@@ -162,7 +162,7 @@ def show(
     """Show a query, its positives and its negatives, to read."""
     from cli.status import print_query
 
-    print_query(context.obj.run, query_id, set_name, as_json)
+    print_query(context.obj.made_run, query_id, set_name, as_json)
 
 
 @app.command()

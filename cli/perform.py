@@ -31,6 +31,17 @@ class Settings:
 
         return Run(self.path)
 
+    @property
+    def made_run(self) -> "Run":
+        """Return the run folder, which must be there.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self.path.exists():
+            raise UserError(f"there is no run folder {self.path}; begin with `quarry ingest`, or name another with -r before the command")
+        return self.run
+
 
 def settings(path: Path, config: Path | None) -> Settings:
     """Read quarry.toml and return the settings."""
@@ -46,9 +57,7 @@ def perform(
 
         print_json({"dry_run": True, **preview(at.run, options)}) if as_json else print_preview(preview(at.run, options))  # type: ignore[arg-type]
         return
-    if step.stage != "ingest" and not at.path.exists():
-        raise UserError(f"there is no run folder {at.path}; begin with `quarry ingest`, or name another with -r before the command")
-    with at.run.lock():
+    with (at.run if step.stage == "ingest" else at.made_run).lock():
         manifests = call(at.run, step, options, force, workers)
     if as_json:
         print_json(manifests[0].model_dump() if len(manifests) == 1 else {"stages": [manifest.model_dump() for manifest in manifests]})

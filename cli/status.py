@@ -66,7 +66,33 @@ def print_status(run: "Run", as_json: bool) -> None:
 
 
 def print_query(run: "Run", query_id: str, set_name: str | None, as_json: bool) -> None:
-    """Print a query with its positives and negatives."""
+    """Print a query with its positives, and per set its negatives and what was left out and why."""
     from scoring.show import describe
 
-    print_json(describe(run, query_id, set_name))
+    shown = describe(run, query_id, set_name)
+    if as_json:
+        print_json(shown)
+        return
+    print(f"query {shown['query_id']}: {_short(shown['text'])}")
+    for row in shown["positives"]:
+        print(f"  positive {_document(row)}")
+    for name, parts in shown["sets"].items():
+        print(f"\nset {name}: {len(parts['negatives'])} negatives, {len(parts['rejected'])} left out")
+        for row in parts["negatives"]:
+            found = ", ".join(f"{source['source']} {source['rank']}" for source in row["sources"])
+            print(f"  {row['rank']:3}  {found}  {_document(row)}")
+        for row in parts["rejected"]:
+            bound = f" ({row['value']:.3f} against {row['threshold']:.3f})" if None not in (row["value"], row["threshold"]) else ""
+            print(f"    -  {row['reason']}{bound}  {_document(row)}")
+
+
+def _document(row: dict[str, Any]) -> str:
+    scores = {judge: said for judge, said in row["judgments"].items() if said["score"] is not None}
+    words = [f"{judge} {said['score']:.3f}" for judge, said in scores.items()]
+    words += [f"{judge}: {said['reason']}" for judge, said in row["judgments"].items() if said["verdict"] not in (None, "keep")]
+    return f"{row['doc_id']} [{'; '.join(words)}] {_short(' '.join(filter(None, (row['title'], row['text']))))}"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:159] + "…"

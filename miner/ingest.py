@@ -7,7 +7,6 @@ again from scratch.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +18,7 @@ from miner.engine import Advance, How
 from miner.formats import beir, captions, pairs
 from miner.options import Beir, Captions, Pairs, Stdlib, Trec
 from miner.rows import LONGEST_RAW, Reading
-from miner.staging import Staging
+from miner.staging import Staging, open_staging
 from miner.stdlib import read_stdlib
 from miner.store import PLAN, Manifest, Run, Stage, Stopwatch, atomic, begin, finish, shard_keys, write_table
 from miner.tables import DOCUMENTS, POSITIVES, QUERIES, UserError, conform
@@ -74,7 +73,7 @@ def _make(run: Run, stage: Stage, reading: Reading, options: Options, how: How) 
     folder, watch = run.path / FOLDER, Stopwatch()
     _sweep(folder)
     try:
-        with Staging(folder / STAGING) as staging:
+        with open_staging(folder / STAGING) as staging:
             staging.add(reading.rows)
             drops = staging.validate(options.min_relevance, options.limit)
             _check_not_empty(staging, reading, drops)
@@ -109,9 +108,9 @@ def _check_not_empty(staging: Staging, reading: Reading, drops: dict[str, int]) 
     if not causes:
         raise UserError(f"{inputs}: no rows; expected queries with positives")
     reason = max(causes, key=lambda name: causes[name])
-    example = staging.connection.execute("SELECT file, line, raw FROM rejects WHERE reason = ? ORDER BY seq LIMIT 1", [reason]).fetchall()[
-        0
-    ]
+    example = staging.connection.execute(
+        "SELECT file, line, raw FROM rejects WHERE reason = ? ORDER BY seq, raw LIMIT 1", [reason]
+    ).fetchall()[0]
     place = f"{example[0]}:{example[1]}: {' '.join(example[2].split())[:100]}"
     raise UserError(f"{inputs}: no query with a positive is left; most rows were left out as {reason} ({causes[reason]}), such as {place}")
 
@@ -132,34 +131,16 @@ def _facts(staging: Staging, stage: Stage, options: Options) -> dict[str, Any]:
 def _write_documents(staging: Staging, folder: Path, facts: dict[str, Any], advance: Advance) -> None:
     """Write the documents in order of doc_id as Arrow files to be memory-mapped, and all their ids as one array of bytes."""
     longest = staging.connection.sql("SELECT max(strlen(doc_id)) FROM documents").fetchall()[0][0]
-    batches = staging.stream("SELECT doc_id, title, text FROM documents ORDER BY doc_id")
+    shards = staging.documents(facts["shard_documents"], facts["document_shards"])
     with atomic(folder / "_doc_ids.npy") as temporary:
         ids = np.lib.format.open_memmap(temporary, mode="w+", dtype=f"S{longest}", shape=(facts["documents"],))
         row = 0
-        for key, shard in zip(shard_keys(facts["document_shards"]), cut(batches, facts["shard_documents"]), strict=True):
+        for key, shard in zip(shard_keys(facts["document_shards"]), shards, strict=True):
             ids[row : row + len(shard)] = [doc_id.encode() for doc_id in shard["doc_id"].to_pylist()]
             row += len(shard)
             _write_arrow(folder / "documents" / f"{key}.arrow", conform(shard, DOCUMENTS))
             advance()
         ids.flush()
-
-
-def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Cut a stream of batches of any size into tables of exactly `size` rows, the last one excepted."""
-    held: list[pa.RecordBatch] = []
-    room = size
-    for batch in batches:
-        rest = batch
-        while rest.num_rows:
-            part = rest.slice(0, room)
-            held.append(part)
-            room -= part.num_rows
-            rest = rest.slice(part.num_rows)
-            if room == 0:
-                yield pa.Table.from_batches(held)
-                held, room = [], size
-    if held:
-        yield pa.Table.from_batches(held)
 
 
 def _write_arrow(path: Path, table: pa.Table) -> None:
@@ -182,7 +163,7 @@ def _write_rejects(staging: Staging, path: Path) -> None:
     """Write every reject in the order its row was read."""
     dump = partial(json.dumps, ensure_ascii=False)
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for batch in staging.stream("SELECT file, line, of, reason, raw FROM rejects ORDER BY seq"):
+        for batch in staging.stream("SELECT file, line, of, reason, raw FROM rejects ORDER BY seq, reason, raw"):
             for row in batch.to_pylist():
                 place = f"{row['file']}:{row['line']}"
                 file.write(dump({"place": place, "table": row["of"], "reason": row["reason"], "row": row["raw"][:LONGEST_RAW]}) + "\n")

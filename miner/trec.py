@@ -22,7 +22,7 @@ from miner.formats import read_qrels
 from miner.options import NAME, Trec
 from miner.readers import Bad, Input, Records, blocks, find_input, json_lines, lines, tsv_cells
 from miner.rows import Item, Reading, Reject, build_rows, filled, first_of, identifier, text_of, title_of
-from miner.staging import insert, open_database
+from miner.staging import DATABASE, create, insert, open_database
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import CANDIDATES, DOUBLE, TEXT, UserError, conform
 
@@ -37,19 +37,15 @@ TOPIC = re.compile(r"<title>\s*(?:topic:)?([^<]*)", re.I)
 TAG = re.compile(r"<[^>]*>")
 
 BATCH = 65536  # lines of a run file that are checked together
-LINES = pa.schema(
-    [("seq", pa.int64()), ("query_id", TEXT), ("doc_id", TEXT), ("rank", pa.int64()), ("score", DOUBLE), ("known", pa.bool_())]
-)
-SORTED_OUT = """
-CREATE TABLE judged AS SELECT l.*, shard, CASE WHEN q.query_id IS NULL THEN 'unknown_query' WHEN NOT known THEN 'unknown_document'
-    WHEN row_number() OVER (PARTITION BY l.query_id, l.doc_id ORDER BY rank, seq) > 1 THEN 'duplicate_candidate' END AS reason
-FROM lines l LEFT JOIN queries q ON q.query_id = l.query_id;
-CREATE TABLE found AS SELECT shard, query_id, doc_id, rank + greatest(0, 1 - (SELECT min(rank) FROM lines)) AS rank, score
-FROM judged WHERE reason IS NULL ORDER BY shard;
-INSERT INTO drops SELECT reason, count(*) FROM judged WHERE reason IS NOT NULL GROUP BY reason;
+LINES = pa.schema([("seq", pa.int64()), ("query_id", TEXT), ("row", pa.int64()), ("rank", pa.int64()), ("score", DOUBLE)])
+QUERY_NUMBERS = pa.schema([("query_id", TEXT), ("shard", pa.int64())])
+DROPS = """
+INSERT INTO drops SELECT CASE WHEN shard IS NULL THEN 'unknown_query' ELSE 'unknown_document' END AS reason, count(*)
+FROM lines WHERE shard IS NULL OR row < 0 GROUP BY reason
 """
-FOUND = """
-SELECT query_id, doc_id, ? AS source, rank, score, NULL AS parent_id FROM found WHERE shard = ? ORDER BY query_id, rank, doc_id
+KEPT = """
+SELECT query_id, row, rank + greatest(0, 1 - (SELECT min(rank) FROM lines)) AS rank, score FROM lines WHERE shard = {shard} AND row >= 0
+QUALIFY row_number() OVER (PARTITION BY query_id, row ORDER BY rank, seq) = 1 ORDER BY query_id, rank, row
 """
 
 
@@ -162,7 +158,7 @@ def ingest_run(run: Run, source: RunFile, how: How) -> Manifest:
 
     def prepare() -> partial[Shard]:
         _stage_run(run, source, staging)
-        return partial(_run_shard, staging / "staging.duckdb", source.name)
+        return partial(_run_shard, run, staging / DATABASE, source.name)
 
     def then() -> dict[str, Any]:
         shutil.rmtree(staging, ignore_errors=True)
@@ -172,22 +168,21 @@ def ingest_run(run: Run, source: RunFile, how: How) -> Manifest:
 
 
 def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
-    """Put the lines of a run file into a database, each with its query shard or with the reason why it is dropped."""
+    """Put the lines of a run file into a database, each with its query shard and the row of its document."""
     with open_database(staging) as connection:
-        for schema, name in ((LINES, "lines"), (pa.schema([("query_id", TEXT), ("shard", TEXT)]), "queries")):
-            connection.register("incoming", schema.empty_table())
-            connection.execute(f"CREATE TABLE {name} AS FROM incoming")
+        create(connection, "queries", QUERY_NUMBERS)
+        create(connection, "lines", LINES, "SELECT *, NULL::BIGINT AS shard FROM incoming")
         connection.execute("CREATE TABLE drops (reason VARCHAR, n BIGINT)")
         for key in run.query_shards():
             query_ids = run.read("1_tables/queries", key)["query_id"]
-            insert(connection, "queries", pa.table({"query_id": query_ids, "shard": pa.array([key] * len(query_ids))}))
+            insert(connection, "queries", pa.table({"query_id": query_ids, "shard": pa.repeat(int(key), len(query_ids))}))
         corpus = Corpus(run)
         for held in _batches(source.file, connection):
-            columns = [list(column) for column in zip(*held, strict=True)]
-            known = corpus.rows(columns[2]) >= 0
-            insert(connection, "lines", pa.table([*columns, known], schema=LINES))
-        connection.execute(SORTED_OUT)
-        kept = connection.sql("SELECT count(*) FROM found").fetchall()[0][0]
+            numbers, query_ids, doc_ids, ranks, scores = (list(column) for column in zip(*held, strict=True))
+            rows = pa.table([numbers, query_ids, corpus.rows(doc_ids), ranks, scores], schema=LINES)
+            insert(connection, "lines", rows, "SELECT incoming.*, shard FROM incoming LEFT JOIN queries USING (query_id)")
+        connection.execute(DROPS)
+        kept = connection.sql("SELECT count(*) FROM lines WHERE shard IS NOT NULL AND row >= 0").fetchall()[0][0]
         drops = connection.sql("SELECT reason, n FROM drops ORDER BY n DESC, reason").fetchall()
     if not kept:
         shutil.rmtree(staging.parent)
@@ -229,9 +224,16 @@ def _parse_line(line: str | Bad) -> tuple[str, str, int, float]:
     return cells[0], cells[2], rank, score
 
 
-def _run_shard(database: Path, name: str, key: str) -> Shard:
-    """Return a shard's candidates. What the file as a whole lost is counted with the first shard."""
-    with duckdb.connect(str(database), read_only=True) as connection:
-        table = connection.sql(FOUND, params=[name, key]).to_arrow_table()
+def _run_shard(run: Run, database: Path, name: str, key: str) -> Shard:
+    """Return a shard's candidates. Lines that belong to no shard are counted with the first one."""
+    with duckdb.connect(str(database), read_only=True, config={"threads": 1}) as connection:
+        found = connection.sql(KEPT.format(shard=int(key))).to_arrow_table()
+        lines = connection.sql(f"SELECT count(*) FROM lines WHERE shard = {int(key)} AND row >= 0").fetchall()[0][0]
         drops = dict(connection.sql("SELECT reason, n FROM drops ORDER BY reason").fetchall()) if key == "00000" else {}
-    return Shard({key: conform(table, CANDIDATES)}, drops)
+    if lines > len(found):
+        drops["duplicate_candidate"] = lines - len(found)
+    constants = {"source": pa.repeat(name, len(found)), "parent_id": pa.nulls(len(found), TEXT)}
+    columns = {"doc_id": Corpus(run).doc_ids(found["row"].to_numpy()), **constants}
+    return Shard(
+        {key: conform(pa.table({**{column: found[column] for column in ("query_id", "rank", "score")}, **columns}), CANDIDATES)}, drops
+    )

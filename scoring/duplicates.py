@@ -3,9 +3,9 @@
 Texts are compared in normal form: NFKC, casefolded, every run of spaces, punctuation, symbols and control characters one space. Two
 texts are near-copies if the Jaccard similarity of their sets of character shingles reaches `near`.
 
-Few pairs need that similarity. Each shingle sets one of 4096 bits of its document. A bit that only one of two documents has set stands for
-at least one shingle that only one of them has; so with x such bits, and at most m shingles in common, Jaccard <= m / (m + x). This bound
-never drops a near-copy, and leaves almost none of the other pairs to be compared in full.
+Few pairs need that similarity. Each shingle sets one bit of its document, which has one or two bits for each. A bit that only one of two
+documents has set stands for at least one shingle that only one of them has; so with x such bits, and at most m shingles in common, Jaccard
+<= m / (m + x). This bound never passes over a near-copy, and leaves almost none of the other pairs to be compared in full.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import JUDGMENTS, UserError, conform
 from scoring.options import JudgeDuplicates
 from scoring.pairs import candidate_pairs
+from scoring.select import need_current
 
 REASONS = (None, "positive", "same_text", "near_duplicate", "equals_query")  # in order of precedence; None: keep
 KEEP, POSITIVE, SAME_TEXT, NEAR_DUPLICATE, EQUALS_QUERY = range(5)
-BIT_COUNT_LOG2 = 12
 CHUNK = 4096  # texts, or pairs, that are in memory at a time
 MULTIPLIER, MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
@@ -41,11 +41,11 @@ def judge_duplicates(run: Run, options: JudgeDuplicates, how: How) -> Manifest:
     Raises:
         UserError: there is no source yet.
     """
-    sources = run.names("3_candidates")
+    tables, sources = run.tables(), run.names("3_candidates")
     if not sources:
         raise UserError(f"{run.path / '3_candidates'} has no finished source to judge; run `quarry mine SOURCE` first")
-    inputs = {"1_tables": run.tables().fingerprint} | {
-        f"3_candidates/{name}": run.need(f"3_candidates/{name}", f"mine {name}").fingerprint for name in sources
+    inputs = {"1_tables": tables.fingerprint} | {
+        f"3_candidates/{name}": need_current(run, f"3_candidates/{name}", f"mine {name}").fingerprint for name in sources
     }
     stage = Stage("4_judgments/duplicates", "judgments", options.record(), inputs)
     return run_stage(run, stage, lambda: partial(_judge_shard, run, options, sources), run.query_shards(), how)
@@ -93,33 +93,52 @@ class Digests:
     Attributes:
         text: (n,) uint64, a hash of the normal form.
         count: (n,) int64, shingles, repeats counted.
-        bits: (n, 64) uint64, the bits that the shingles set.
+        start: (n,) int64, where a text's bits begin in `bits`.
+        width: (n,) int64, how many numbers they fill: a power of two.
+        bits: (w,) uint64.
     """
 
     text: np.ndarray
     count: np.ndarray
+    start: np.ndarray
+    width: np.ndarray
     bits: np.ndarray
 
     def possible(self, left: np.ndarray, right: int, near: float) -> np.ndarray:
         """Return which texts of `left` may have a Jaccard similarity to the text `right` of at least `near`."""
-        different = np.bitwise_count(self.bits[left] ^ self.bits[right]).sum(axis=1, dtype=np.int64)
+        different = np.zeros(len(left), np.int64)
+        for width in np.unique(self.width[left]):
+            alike = np.flatnonzero(self.width[left] == width)
+            shared = min(width, self.width[right])
+            either = self._folded(left[alike], shared) ^ self._folded(np.array([right]), shared)
+            different[alike] = np.bitwise_count(either).sum(axis=1)
         common = np.minimum(self.count[left], self.count[right])
         return common >= near * (common + different)
+
+    def _folded(self, places: np.ndarray, width: int) -> np.ndarray:
+        """Return the bits of texts of one width, (p, width): as they would be, had they been made that narrow."""
+        whole = self.bits[self.start[places][:, None] + np.arange(self.width[places[0]])]
+        return np.bitwise_or.reduce(whole.reshape(len(places), -1, width), axis=1)
 
 
 def digest(corpus: Corpus, rows: np.ndarray, size: int) -> Digests:
     """Read the documents of rows, some at a time, and digest their texts."""
-    text, count = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int64)
-    bits = np.zeros((len(rows), (1 << BIT_COUNT_LOG2) // 64), np.uint64)
+    text, count, bits = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int64), [np.empty(0, np.uint64)]
     for start in range(0, len(rows), CHUNK):
         for place, raw in enumerate(corpus.texts(rows[start : start + CHUNK]), start):
             normal = normalise(raw)
             hashes = shingles(normal, size)
             text[place], count[place] = _text_hash(normal), len(hashes)
-            flags = np.zeros(1 << BIT_COUNT_LOG2, bool)
-            flags[hashes >> np.uint64(64 - BIT_COUNT_LOG2)] = True
-            bits[place] = np.packbits(flags).view(np.uint64)
-    return Digests(text, count, bits)
+            bits.append(_bits(hashes))
+    width = np.array([len(part) for part in bits[1:]], np.int64)
+    return Digests(text, count, np.cumsum(width) - width, width, np.concatenate(bits))
+
+
+def _bits(hashes: np.ndarray) -> np.ndarray:
+    size = max(64, 1 << len(hashes).bit_length())
+    flags = np.zeros(size, bool)
+    flags[(hashes >> np.uint64(32)) & np.uint64(size - 1)] = True  # narrower bits are these, folded, since both end alike
+    return np.packbits(flags).view(np.uint64)
 
 
 def _text_hash(normal: str) -> np.uint64:

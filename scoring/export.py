@@ -136,8 +136,8 @@ def _export_shard(run: Run, options: Export, negatives: int, judge: str | None, 
         database.register("negatives", run.read(f"5_sets/{options.name}", key).select(["query_id", "doc_id", "rank", "score"]))
         database.register("positives", _positives(run, judge, key))
         counted = {"negatives": negatives} if options.format == "n-tuple" else {}
-        rows = database.execute(ROWS[options.format], counted).to_arrow_table()
-        drops = {reason: count for reason, count in database.execute(DROPS[options.format], counted).fetchall() if count}
+        rows = database.sql(ROWS[options.format], params=counted).to_arrow_table()
+        drops = {reason: count for reason, count in database.sql(DROPS[options.format], params=counted).fetchall() if count}
     table = _with_texts(run, rows, run.read("1_tables/queries", key), negatives)
     if not options.ids:
         table = table.drop_columns(_ids(rows))

@@ -23,7 +23,7 @@ from scoring.options import Report, Score, Select
 from scoring.score import FOLDER as METRICS
 from scoring.score import SETS as SCORED
 from scoring.score import SOURCES, paired_difference
-from scoring.show import Row, changed_inputs, describe_shard
+from scoring.show import Row, changed_inputs, current_sets, describe_shard
 
 FOLDER = "7_report"
 Interval = tuple[float, float | None, float | None]  # value, low, high
@@ -95,7 +95,7 @@ def collect(run: Run, options: Report) -> Row:
         raise UserError(f"{run.path} has no scored set; run `quarry score` first")
     sets = [_set(run, name) for name in names]
     matched = matched_size(sets)
-    sets.sort(key=lambda row: (-_value(row, f"eci_v1@{matched}", "eci_v1"), row["name"]))
+    sets.sort(key=lambda row: (-_value(row, f"eci_v1@{matched}" if matched else "eci_v1"), row["name"]))
     stages = [_stage(run, manifest) for manifest in _manifests(run)]
     return {
         "run": _facts(run),
@@ -106,7 +106,7 @@ def collect(run: Run, options: Report) -> Row:
         "sets": sets,
         "sources": _sources(run),
         "histograms": {row["name"]: _histograms(run, row["name"]) for row in sets},
-        "examples": _examples(run, options, [row["name"] for row in sets if "1_tables" not in row["changed"]]),
+        "examples": _examples(run, options, [row["name"] for row in sets if row["name"] in current_sets(run)]),
         "stages": stages,
     }
 
@@ -120,9 +120,7 @@ def _facts(run: Run) -> Row:
     return {
         "name": run.path.resolve().name,
         "counts": {name: tables.rows.get(name, tables.facts.get(name)) for name in ("documents", "queries", "positives")},
-        "input": {
-            name: Path(tables.options[name]).name for name in ("format", "folder", "file", "corpus", "split") if tables.options.get(name)
-        },
+        "input": {name: Path(tables.options[name]).name for name in INPUT if tables.options.get(name)},
         "encoder": (judged.facts.get("encoder") or judged.options.get("encoder")) if judged else None,
         "version": code_version(),
         # The time of the numbers, not of the page: the page is the same however often it is made.
@@ -145,7 +143,7 @@ def _stage(run: Run, manifest: Manifest) -> Row:
 
 def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
     """Return what a reader must know before trusting the numbers."""
-    warnings = [f"{row['name']} was scored before {_and(row['changed'])} changed: score it again." for row in sets if row["changed"]]
+    warnings = [f"{row['name']} rests on {_and(row['changed'])}, changed since it was scored." for row in sets if row["changed"]]
     unscored = sorted({*run.names("5_sets")} - {row["name"] for row in sets})
     if unscored:
         warnings.append(f"Not scored, so not on this page: {_and(unscored)}.")
@@ -194,24 +192,24 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _value(row: Row, *measures: str) -> float:
-    """Return the first of some measures that a set has."""
-    values = [row["measures"][name]["value"] for name in measures if name in row["measures"]]
-    return next((float(value) for value in values if value is not None), -math.inf)
+def _value(row: Row, measure: str) -> float:
+    """Return a measure of a set, below all others if it has none."""
+    value = row["measures"].get(measure, {}).get("value")
+    return -math.inf if value is None else float(value)
 
 
 def matched_size(sets: list[Row]) -> int | None:
-    """Return the largest m for which every set has ECI@m; None if there is none."""
+    """Return the largest m for which every set has ECI@m, sets that have it for no m aside; None if there is none."""
     sizes = [
         {entry["k"] for name, entry in row["measures"].items() if name.startswith("eci_v1@") and entry["value"] is not None} for row in sets
     ]
-    return max(set.intersection(*sizes), default=None)
+    return max(set.intersection(*filter(None, sizes)), default=None) if any(sizes) else None
 
 
 def recipe(options: Mapping[str, Any]) -> str:
     """Say a set's recipe in one line: sources, then every rule that is not at its default."""
     rules = [
-        f"{name.replace('_', ' ')} {options[name]}"
+        f"{_words(name)} {options[name]:g}" if isinstance(options[name], float) else f"{_words(name)} {options[name]}"
         for name, field in Select.model_fields.items()
         if name not in ("name", "sources") and options.get(name, field.default) != field.default
     ]
@@ -221,6 +219,8 @@ def recipe(options: Mapping[str, Any]) -> str:
 def _lead(run: Run, sets: list[Row], matched: int | None) -> Interval | None:
     """Return by how much the first set's matched ECI exceeds the second's, both drawn with the same queries."""
     if matched is None or len(sets) < 2 or any(row["changed"] or row["scoring"] != sets[0]["scoring"] for row in sets[:2]):
+        return None
+    if f"eci_v1@{matched}" not in sets[1]["measures"]:
         return None
     options = Score(**sets[0]["scoring"])
     return paired_difference(run, sets[0]["name"], sets[1]["name"], f"eci_v1@{matched}", options) if options.resamples else None
@@ -238,10 +238,13 @@ def findings(sets: list[Row], matched: int | None, lead: Interval | None) -> lis
         return ["One set is scored, so there is nothing to compare it with."]
     if matched is None:
         return ["The sets have no |N| in common; ECI as is mostly compares their sizes, so no set is marked as best."]
+    small = [row["name"] for row in sets if _value(row, f"eci_v1@{matched}") == -math.inf]
+    if small:
+        rest = findings(sets[: -len(small)], matched, lead)
+        return [*rest, f"Not compared, with less than one negative a query: {_and(small)}."]
     entries = [row["measures"][f"eci_v1@{matched}"] for row in sets]
     said = f"At the matched |N| of {matched}, {sets[0]['name']} has the highest ECI, {_with_interval(entries[0])}"
-    shares = [(row["name"], row["measures"].get("unsafe_share", {}).get("value")) for row in sets]
-    risk = f"Unsafe triples: {', '.join(f'{name} {_share(share)}' for name, share in shares)}."
+    risk = _unsafe(sets)
     if any(entry["low"] is None for entry in entries):
         return [f"{said}; there are no intervals, so whether that is more than chance is open.", risk]
     near = [row["name"] for row, entry in zip(sets[1:], entries[1:], strict=True) if entry["high"] >= entries[0]["low"]]
@@ -251,8 +254,15 @@ def findings(sets: list[Row], matched: int | None, lead: Interval | None) -> lis
     if lead is None or lead[1] is None or lead[2] is None:
         return [f"{said}: this run does not tell them apart.", risk]
     paired = f"Query by query it is {lead[0]:.3f} ({lead[1]:.3f} to {lead[2]:.3f}) ahead of the next, {sets[1]['name']}"
-    verdict = "more than chance" if lead[1] > 0 else "zero lies in that interval, so this run does not tell the two apart"
+    verdict = "a difference that this run supports" if lead[1] > 0 else "zero is possible, so this run does not tell the two apart"
     return [f"{said}.", f"{paired}: {verdict}.", risk]
+
+
+def _unsafe(sets: list[Row]) -> str:
+    shares = [row["measures"].get("unsafe_share", {}).get("value") for row in sets]
+    others = [share for share in shares[1:] if share is not None]
+    said = f"{_share(shares[0])} of its triples are unsafe"
+    return f"{said}, against {_share(min(others))} to {_share(max(others))} in the other sets." if others else f"{said}."
 
 
 def _with_interval(entry: Row) -> str:
@@ -260,6 +270,8 @@ def _with_interval(entry: Row) -> str:
 
 
 def _and(names: list[str]) -> str:
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -319,11 +331,12 @@ def _negative(row: Row, lowest: float | None) -> Row:
     similarity = _similarity(row)
     margin = None if similarity is None or lowest is None else lowest - similarity
     unsafe = margin is not None and margin <= 0
-    return _cut(row) | {"rank": row["rank"], "sources": row["sources"], "s_n": similarity, "margin": margin, "unsafe": unsafe}
+    sources = [{name: _finite(value) for name, value in found.items()} for found in row["sources"] or []]
+    return _cut(row) | {"rank": row["rank"], "sources": sources, "s_n": similarity, "margin": margin, "unsafe": unsafe}
 
 
 def _similarity(row: Row) -> float | None:
-    score: float | None = row["judgments"].get("similarity", {}).get("score")
+    score: float | None = _finite(row["judgments"].get("similarity", {}).get("score"))
     return score
 
 

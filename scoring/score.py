@@ -17,7 +17,7 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage, write_table
 from miner.tables import METRICS, UserError, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
 from scoring.options import Score
-from scoring.select import database, judged, require_judged
+from scoring.select import database, judged, need_current, require_judged
 from scoring.show import need_set
 
 FOLDER, SETS, SOURCES = "6_metrics", "6_metrics/_per_query", "6_metrics/_sources"
@@ -45,6 +45,7 @@ def score(run: Run, options: Score, how: How) -> list[Manifest]:
     Raises:
         UserError: a set is not there, there is nothing to score, or pairs of a set have no similarity.
     """
+    run.tables()  # without them, that is what there is to say
     names, sources = options.sets or run.names("5_sets"), run.names("3_candidates")
     if not names and not sources:
         raise UserError(f"{run.path} has neither a set nor a source to score; run `quarry mine SOURCE` and `quarry select SET` first")
@@ -89,7 +90,7 @@ def paired_difference(run: Run, set_a: str, set_b: str, measure: str, options: S
 
 
 def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
-    made, similar = need_set(run, name), run.need(SIMILARITY, "judge similarity")
+    made, similar = need_set(run, name), need_current(run, SIMILARITY, "judge similarity")
     sources = {(folder, before) for folder, before in made.inputs.items() if folder.startswith("3_candidates/")}
     tables = run.tables().fingerprint
     if not {*sources, ("1_tables", tables)} <= set(similar.inputs.items()):
@@ -249,7 +250,7 @@ def _rows(name: str, value: Values, spread: Values, confidence: float, n: int) -
 
 def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
     """Measure a source's retrieval: candidates, positives -> ndcg@10 and recall@100, or less deep if the source is."""
-    found = run.need(f"3_candidates/{name}", f"mine {name}")
+    found = need_current(run, f"3_candidates/{name}", f"mine {name}")
     inputs = {"1_tables": run.tables().fingerprint, f"3_candidates/{name}": found.fingerprint}
     stage = Stage(f"{SOURCES}/{name}", "per_query", options.model_dump(mode="json", exclude={"sets", "unsafe"}), inputs)
 

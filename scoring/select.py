@@ -130,10 +130,11 @@ def read_recipe(run: Run, options: Select) -> Recipe:
     if twice:
         raise UserError(f"--from names {', '.join(twice)} more than once; name each source once, with one K")
     _require_sources(run, names)
+    sources = {f"3_candidates/{name}": need_current(run, f"3_candidates/{name}", f"mine {name}") for name in names}
     needed = [rule for rule in SCORED if getattr(options, rule) is not None]
     judgments = _find_judge(run, options.judge, bool(needed))
-    copies = run.find(DUPLICATES)
-    folders = [f"3_candidates/{name}" for name in names]
+    copies = need_current(run, DUPLICATES, "judge duplicates") if run.find(DUPLICATES) else None
+    folders = list(sources)
     if needed and judgments:
         require_judged(run, options.judge, folders + ["1_tables"] * any(rule in MARGINS for rule in needed))
     if copies:
@@ -159,12 +160,24 @@ def _find_judge(run: Run, judge: str, needed: bool) -> str | None:
     folder = f"4_judgments/{name}"
     if run.find(folder) is None and not needed and judge == Select.model_fields["judge"].default:
         return None
-    run.need(folder, f"judge {name}")
+    need_current(run, folder, f"judge {name}")
     keys = run.query_shards()
     found = sorted(pc.unique(run.read(folder, keys[0])["judge"]).to_pylist()) if keys else []
     if found and judge not in found:
         raise UserError(f"{run.path / folder} has no scores of judge {judge!r} (found {', '.join(found)}); pass one of these to --judge")
     return folder
+
+
+def need_current(run: Run, folder: str, command: str) -> Manifest:
+    """Return the manifest of a finished stage that was made from the tables as they are now: else its shards hold other queries.
+
+    Raises:
+        UserError: it is not there, or older than the tables.
+    """
+    manifest, now = run.need(folder, command), run.tables().fingerprint
+    if manifest.inputs.get("1_tables", now) != now:
+        raise UserError(f"{run.path / folder} was made from tables that have changed since; run `quarry {command} --force` first")
+    return manifest
 
 
 def require_judged(run: Run, judge: str, folders: Sequence[str]) -> None:

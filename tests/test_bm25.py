@@ -16,10 +16,8 @@ from miner.options import IndexBm25, MineBm25
 NO_SOURCE = {"candidates": {}, "similarity": None}
 LETTERS = random.Random(5)
 # Forty texts over 26 words of falling frequency: "a" is in nearly all, so that its idf is negative; some texts have the same words.
-TEXTS = {
-    f"d{number:02d}": ("", " ".join(LETTERS.choices("abcdefghijklmnopqrstuvwxyz", [60 / n for n in range(1, 27)], k=12)))
-    for number in range(40)
-}
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+TEXTS = {f"d{n:02d}": ("", " ".join(LETTERS.choices(ALPHABET, [60 / rank for rank in range(1, 27)], k=12))) for n in range(40)}
 LETTER_TOY = {
     "documents": TEXTS | {"d40": TEXTS["d07"], "d41": TEXTS["d03"]},
     "queries": {"q1": "a b", "q2": "k z k", "q3": "e", "q4": "a", "q5": "x y z c"},

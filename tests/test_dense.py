@@ -86,7 +86,7 @@ def test_shards_workers_and_engines_do_not_matter(tmp_path, encoder):
     for shards, workers, engine in ((1, 1, "numpy"), (4, 2, "faiss"), (12, 1, "faiss")):
         run = toy_run(tmp_path / str(shards), shard_documents=shards, shard_queries=shards, **NO_SOURCE)
         index_dense(run, IndexDense(encoder=encoder, dtype="fp32"), How(workers=workers))
-        mine_dense(run, MineDense(k=4, search=engine), How(workers=workers))
+        mine_dense(run, MineDense(k=4, search=engine), How())
         results.append(rows(run, "3_candidates/dense", "query_id", "doc_id", "rank"))
     assert results[0] == results[1] == results[2]
 

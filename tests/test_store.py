@@ -111,7 +111,7 @@ def test_a_half_done_stage_with_other_options_is_refused_too(tmp_path):
 
 @pytest.mark.parametrize("task", [fail_on_two, die_on_two])
 def test_a_failing_worker_fails_the_run_and_never_hangs_it(tmp_path, task):
-    with pytest.raises(Exception, match="shard two|terminated abruptly"):
+    with pytest.raises(Exception, match=r"shard two|terminated abruptly"):
         go(Run(tmp_path), task=task, workers=2)
     assert Run(tmp_path).find(STAGE.folder) is None
 

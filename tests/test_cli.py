@@ -1,0 +1,178 @@
+"""What a user sees: exit codes, one line for a mistake, JSON, quarry.toml, status, doctor."""
+
+import json
+import sys
+
+import pytest
+from toy import rows, toy_run
+
+import cli.main
+from cli.flags import build, section
+from cli.flow import make_plan
+from miner.errors import UserError
+from miner.options import Beir, MineBm25
+from scoring.options import Select
+
+
+@pytest.fixture
+def quarry(monkeypatch, capsys, tmp_path):
+    """Run the command in this process: quarry("mine", "bm25") -> exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["quarry", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mine", "bm25"], "there is no run folder run; begin with `quarry ingest`"),
+        (["ingest", "beir"], "ingest beir: FOLDER is missing"),
+        (["ingest", "beir", "nowhere"], "nowhere"),
+        (["mine", "bm25", "-k", "0"], "mine bm25: --k is 0; input should be greater than or equal to 1"),
+        (["mine", "bm25", "-k", "many"], "--k"),
+        (["mine", "bm26"], "bm26"),
+        (["mine", "dense", "--enigne", "x"], "--enigne"),
+        (["select", "a/b", "--from", "bm25"], "select: NAME is 'a/b'"),
+        (["select", "a"], "select: --from is missing"),
+        (["run"], "no quarry.toml here"),
+        (["--config", "nowhere.toml", "run"], "nowhere.toml does not exist"),
+        (["show", "q1"], "there is no run folder run"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_2(quarry, words, message):
+    code, out, err = quarry(*words)
+    assert code == 2 and out == ""
+    assert message in err and err.startswith("quarry: ") and err.count("\n") == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback(quarry, monkeypatch, tmp_path):
+    toy_run(tmp_path / "run")
+    monkeypatch.setattr("miner.bm25.index_bm25", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["quarry", "index", "bm25"])
+    with pytest.raises(ZeroDivisionError):  # Python prints it and exits with 1
+        cli.main.main()
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(quarry, monkeypatch, tmp_path):
+    run = toy_run(tmp_path / "run")
+    before = rows(run, "3_candidates/bm25", "query_id", "doc_id")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("miner.store.pq.write_table", full)
+    code, _, err = quarry("mine", "random")
+    assert code == 2 and "No space left on device" in err and "what was finished is kept" in err and err.count("\n") == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert quarry("mine", "random")[0] == 0
+    assert rows(run, "3_candidates/bm25", "query_id", "doc_id") == before
+
+
+def test_json_is_one_object_and_the_line_is_for_people(quarry, tmp_path):
+    toy_run(tmp_path / "run")
+    code, out, err = quarry("mine", "random", "-k", 2, "--json")
+    assert code == 0 and err == ""
+    summary = json.loads(out)
+    assert (summary["stage"], summary["rows"], summary["skipped"]) == ("3_candidates/random", {"candidates": 11}, False)
+    code, out, _ = quarry("mine", "random", "-k", 2)
+    assert out == "3_candidates/random: 11 candidates (already done)\n"
+    code, _, err = quarry("mine", "random", "-k", 3)
+    assert code == 2 and "was made with k=2, now 3" in err
+    assert quarry("mine", "random", "-k", 3, "--force")[0] == 0
+
+
+def test_flags_win_over_quarry_toml_and_environment_names_the_run(quarry, tmp_path, monkeypatch):
+    toy_run(tmp_path / "elsewhere")
+    monkeypatch.setenv("QUARRY_RUN", "elsewhere")
+    (tmp_path / "quarry.toml").write_text("[mine.random]\nk = 2\nseed = 5\n[select.five]\nfrom = 'bm25:2'\nmax-rank = 4\n")
+    assert json.loads(quarry("mine", "random", "--json")[1])["options"] == {"k": 2, "seed": 5}
+    assert json.loads(quarry("mine", "random", "-k", "1", "--json", "--force")[1])["options"] == {"k": 1, "seed": 5}
+    options = json.loads(quarry("select", "five", "--json")[1])["options"]
+    assert (options["sources"], options["max_rank"], options["name"]) == (["bm25:2"], 4, "five")
+
+
+def test_select_dry_run_writes_nothing(quarry, tmp_path):
+    toy_run(tmp_path / "run")
+    code, out, _ = quarry("select", "five", "--from", "bm25:2", "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["rows"]["sets"] > 0
+    assert not (tmp_path / "run/5_sets").exists()
+
+
+def test_status_says_what_is_stale_and_why(quarry, tmp_path):
+    toy_run(tmp_path / "run")
+    quarry("select", "five", "--from", "bm25:2")
+    quarry("mine", "random", "-k", "1")
+    states = {stage["stage"]: stage["state"] for stage in json.loads(quarry("status", "--json")[1])["stages"]}
+    assert set(states.values()) == {"up to date"}
+    toy_run(tmp_path / "other", k=6)
+    import shutil
+
+    shutil.rmtree(tmp_path / "run/3_candidates/bm25")
+    shutil.copytree(tmp_path / "other/3_candidates/bm25", tmp_path / "run/3_candidates/bm25")
+    (tmp_path / "run/3_candidates/random/_manifest.json").unlink()
+    states = {stage["stage"]: stage["state"] for stage in json.loads(quarry("status", "--json")[1])["stages"]}
+    assert states["4_judgments/similarity"] == "stale: 3_candidates/bm25 has changed"
+    assert states["5_sets/five"] == "stale: 3_candidates/bm25 has changed"
+    assert states["3_candidates/random"].startswith("half done")
+    assert states["1_tables"] == states["3_candidates/dense"] == "up to date"
+    assert "stale" in quarry("status")[1]
+
+
+def test_show_reads_one_query(quarry, tmp_path):
+    toy_run(tmp_path / "run")
+    quarry("select", "five", "--from", "bm25:2", "--from", "dense:2")
+    code, out, _ = quarry("show", "q2", "--set", "five")
+    assert code == 0 and "how do bees talk" in out and "d02" in out and "d08" in out
+    shown = json.loads(quarry("show", "q2", "--json")[1])
+    assert shown["query_id"] == "q2"
+    code, _, err = quarry("show", "q22")
+    assert code == 2 and "q2" in err and err.count("\n") == 1
+
+
+def test_doctor_names_the_encoder_and_what_is_missing(quarry):
+    code, out, _ = quarry("doctor")
+    assert code == 0 and "all-MiniLM-L6-v2" in out and "python" in out
+    assert set(json.loads(quarry("doctor", "--json")[1])) >= {"python", "torch", "gpu", "faiss", "encoder", "spacy model", "vllm"}
+
+
+def test_a_plan_adds_what_its_steps_need_in_flow_order():
+    config = {"mine": {"dense": {}, "bm25": {"k": 7}}, "select": {"a": {"from": "bm25"}}, "ingest": {"beir": {"folder": "x"}}}
+    plan = make_plan(config, None, None)
+    assert [planned.step.title for planned in plan] == [
+        "ingest beir", "index bm25", "index dense", "mine bm25", "mine dense", "judge similarity", "judge duplicates",
+        "select", "score", "report",
+    ]  # fmt: skip
+    assert plan[3].options == MineBm25(k=7) and plan[7].options == Select(name="a", sources=("bm25",))
+    assert [planned.step.title for planned in make_plan(config, "select", "score")] == ["select", "score"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"mines": {}}, r"unknown section \[mines\]"),
+        ({"mine": {"bm26": {}}}, r"unknown section \[mine.bm26\]; expected one of bm25, dense, random"),
+        ({"mine": {"bm25": {"kk": 1}}}, r"\[mine.bm25\]: unknown option 'kk'; expected one of k, name"),
+        ({"mine": {"bm25": 3}}, r"\[mine.bm25\] is 3; expected a section"),
+        ({"ingest": {"beir": {}}}, "FOLDER is missing"),
+    ],
+)
+def test_a_mistake_in_quarry_toml_is_named(config, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(config, None, None)
+
+
+def test_options_are_read_as_they_are_written_on_the_command_line_or_in_python():
+    written = {"select": {"a": {"from": ["bm25:3"], "max-rank": 9, "percent_margin": 0.9}}}
+    assert build(Select, {"name": "a"} | section(written, "select", "a"), "here") == Select(
+        name="a", sources=("bm25:3",), max_rank=9, percent_margin=0.9
+    )
+    with pytest.raises(UserError, match="--min-relevance is 'x'"):
+        build(Beir, {"folder": "x", "min_relevance": "x"}, "here")

