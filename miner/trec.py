@@ -21,7 +21,7 @@ from miner.engine import How
 from miner.formats import read_qrels
 from miner.options import NAME, Trec
 from miner.readers import Bad, Input, Records, blocks, find_input, json_lines, lines, tsv_cells
-from miner.rows import Item, Reading, Reject, build_rows, filled, first_of, identifier, text_of, title_of
+from miner.rows import LONGEST_ID, Item, Reading, Reject, build_rows, filled, first_of, identifier, text_of, title_of
 from miner.staging import DATABASE, create, insert, open_database
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import CANDIDATES, DOUBLE, TEXT, UserError, conform
@@ -157,7 +157,11 @@ def ingest_run(run: Run, source: RunFile, how: How) -> Manifest:
     staging = run.path / folder / "_staging"
 
     def prepare() -> partial[Shard]:
-        _stage_run(run, source, staging)
+        try:
+            _stage_run(run, source, staging)
+        except UserError:
+            shutil.rmtree(staging.parent)  # nothing is to stand in the way of the next try
+            raise
         return partial(_run_shard, run, staging / DATABASE, source.name)
 
     def then() -> dict[str, Any]:
@@ -185,7 +189,6 @@ def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
         kept = connection.sql("SELECT count(*) FROM lines WHERE shard IS NOT NULL AND row >= 0").fetchall()[0][0]
         drops = connection.sql("SELECT reason, n FROM drops ORDER BY n DESC, reason").fetchall()
     if not kept:
-        shutil.rmtree(staging.parent)
         reasons = ", ".join(f"{reason} {n}" for reason, n in drops) or "it is empty"
         raise UserError(f"{source.file.name}: no line names a query and a document of this run ({reasons})")
 
@@ -221,6 +224,8 @@ def _parse_line(line: str | Bad) -> tuple[str, str, int, float]:
         raise Reject("bad_number") from None
     if not math.isfinite(score) or abs(rank) >= 2**31:
         raise Reject("bad_number")
+    if len(cells[2]) > LONGEST_ID:
+        raise Reject("bad_id")
     return cells[0], cells[2], rank, score
 
 
@@ -232,8 +237,6 @@ def _run_shard(run: Run, database: Path, name: str, key: str) -> Shard:
         drops = dict(connection.sql("SELECT reason, n FROM drops ORDER BY reason").fetchall()) if key == "00000" else {}
     if lines > len(found):
         drops["duplicate_candidate"] = lines - len(found)
-    constants = {"source": pa.repeat(name, len(found)), "parent_id": pa.nulls(len(found), TEXT)}
-    columns = {"doc_id": Corpus(run).doc_ids(found["row"].to_numpy()), **constants}
-    return Shard(
-        {key: conform(pa.table({**{column: found[column] for column in ("query_id", "rank", "score")}, **columns}), CANDIDATES)}, drops
-    )
+    doc_ids = Corpus(run).doc_ids(found["row"].to_numpy())
+    table = found.append_column("doc_id", doc_ids).append_column("source", pa.repeat(name, len(found)))
+    return Shard({key: conform(table.append_column("parent_id", pa.nulls(len(found), TEXT)), CANDIDATES)}, drops)

@@ -129,12 +129,10 @@ def read_recipe(run: Run, options: Select) -> Recipe:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"--from names {', '.join(twice)} more than once; name each source once, with one K")
-    _require_sources(run, names)
-    sources = {f"3_candidates/{name}": need_current(run, f"3_candidates/{name}", f"mine {name}") for name in names}
+    folders = _need_sources(run, names)
     needed = [rule for rule in SCORED if getattr(options, rule) is not None]
     judgments = _find_judge(run, options.judge, bool(needed))
     copies = need_current(run, DUPLICATES, "judge duplicates") if run.find(DUPLICATES) else None
-    folders = list(sources)
     if needed and judgments:
         require_judged(run, options.judge, folders + ["1_tables"] * any(rule in MARGINS for rule in needed))
     if copies:
@@ -144,7 +142,7 @@ def read_recipe(run: Run, options: Select) -> Recipe:
     return Recipe(options, quotas, judgments, copies.options["near"] if copies else None, inputs)
 
 
-def _require_sources(run: Run, names: Sequence[str]) -> None:
+def _need_sources(run: Run, names: Sequence[str]) -> list[str]:
     found = run.names("3_candidates")
     unknown = [name for name in names if name not in found]
     if unknown:
@@ -152,6 +150,7 @@ def _require_sources(run: Run, names: Sequence[str]) -> None:
             f"no finished source {', '.join(unknown)} in {run.path / '3_candidates'} (found {', '.join(found) or 'none'}); "
             f"take one of these, or run `quarry mine {unknown[0]}` first"
         )
+    return [need_current(run, f"3_candidates/{name}", f"mine {name}").stage for name in names]
 
 
 def _find_judge(run: Run, judge: str, needed: bool) -> str | None:

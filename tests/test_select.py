@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from toy import COSINES, FOUND, GOLD, HOW, NEAREST, Toy, rows, toy_run, write_similarity, write_source
 
 from miner.engine import How
-from miner.store import write_table
+from miner.store import write_json, write_table
 from miner.tables import UserError
 from scoring.duplicates import judge_duplicates
 from scoring.options import JudgeDuplicates, Select
@@ -328,6 +328,16 @@ def test_unknown_source_and_source_named_twice(run):
         make(run, "bm25", "splade:5")
     with pytest.raises(UserError, match="names bm25 more than once"):
         make(run, "bm25:5", "dense", "bm25:3")
+
+
+def test_what_was_made_from_other_tables_is_refused(run):
+    """Its shards would hold other queries."""
+    manifest = run.tables().model_dump(exclude={"skipped"}) | {"fingerprint": "0" * 16}
+    write_json(run.path / "1_tables" / "_manifest.json", manifest)
+    with pytest.raises(UserError, match=r"bm25 was made from tables that have changed since; run `quarry mine bm25 --force` first"):
+        make(run, "bm25")
+    with pytest.raises(UserError, match=r"bm25 was made from tables that have changed since"):
+        judge_duplicates(run, JudgeDuplicates(), HOW)
 
 
 def test_other_recipe_under_the_same_name_is_refused(run):

@@ -134,6 +134,13 @@ def test_run_files_that_cannot_be_sources(tmp_path, run):
     with pytest.raises(UserError, match=r"first.txt: no line names a query and a document of this run \(unknown_query 1\)"):
         ingest(run, trec(tmp_path, run_file=(str(file),)), How())
     assert not (run.path / "3_candidates" / "first").exists()
+    packed = tmp_path / "first.txt.gz"
+    packed.write_bytes(gzip.compress(RUN_FILE.encode())[:-9])
+    with pytest.raises(UserError, match="truncated or corrupt gzip"):
+        ingest(run, trec(tmp_path, run_file=(str(packed),)), How())
+    write_text(file, f"{RUN_FILE}301 Q0 {'x' * 1000} 1 1 t\n")
+    ingest(run, trec(tmp_path, run_file=(str(file),)), How())  # the failures do not ask for --force
+    assert run.find("3_candidates/first").drops["bad_id"] == 1
     fresh = Run(tmp_path / "fresh")
     refuse(fresh, trec(tmp_path, run_file=("no.trec",)), "no.trec: no such file")
     refuse(fresh, trec(tmp_path, run_file=(str(file), f"first={file}")), 'two run files with the name "first"')
