@@ -1,7 +1,8 @@
 """Seconds and memory of the whole flow, and of the two searches beside their peers, on Python's standard library: `make bench`.
 
-Each side runs in a process of its own, one after the other, on the same texts; what is compared is their ratio in this one run. The peers are
-sentence-transformers' `mine_hard_negatives` (the whole dense job), rank_bm25 and bm25s (search alone). The result goes to bench/results/flow.json.
+Each side runs in a process of its own, one after the other, on the same texts; what is compared is their ratio in this one run. The peers
+are sentence-transformers' `mine_hard_negatives` (the whole dense job), rank_bm25 and bm25s (search alone). The result goes to
+bench/results/flow.json.
 """
 
 import argparse

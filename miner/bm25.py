@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from miner.corpus import Corpus
 from miner.engine import How
+from miner.errors import UserError
 from miner.exact import best, candidates, depth_for, in_threads, positive_rows
 from miner.options import IndexBm25, MineBm25
 from miner.store import Manifest, Run, Shard, Stage, run_stage
-from miner.tables import UserError
 
 Tokenize = Callable[[str], list[str]]
 
@@ -32,7 +32,7 @@ def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:
 
 def mine_bm25(run: Run, options: MineBm25, how: How) -> Manifest:
     """Search every query: queries + BM25 index -> 3_candidates/<name>."""
-    tables, index = run.tables(), run.need(f"2_index/{options.name}", "index bm25")
+    tables, index = run.tables(), run.need_current(f"2_index/{options.name}", "index bm25")
     if index.facts["kind"] != "bm25":
         raise UserError(
             f"2_index/{options.name} is a {index.facts['kind']} index; `quarry mine bm25` wants one that `quarry index bm25` made"

@@ -12,11 +12,11 @@ import numpy as np
 
 from miner.corpus import Corpus, texts_of
 from miner.engine import How
+from miner.errors import UserError
 from miner.exact import best, candidates, depth_for, dots, positive_rows
 from miner.models import encoder_facts, encoder_fingerprint, load_encoder
 from miner.options import Encoder, IndexDense, MineDense
 from miner.store import Manifest, Run, Shard, Stage, run_stage
-from miner.tables import UserError
 
 # (queries, block, depth) -> rows of the block (n, depth) int64 and about their scores (n, depth), lowest last
 Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -37,7 +37,7 @@ def index_dense(run: Run, options: IndexDense, how: How) -> Manifest:
 
 def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
     """Search every query, exactly: queries + vectors -> 3_candidates/<name>."""
-    tables, index = run.tables(), run.need(f"2_index/{options.name}", "index dense")
+    tables, index = run.tables(), run.need_current(f"2_index/{options.name}", "index dense")
     if index.facts["kind"] != "dense":
         raise UserError(
             f"2_index/{options.name} is a {index.facts['kind']} index; `quarry mine dense` wants one that `quarry index dense` made"

@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from miner.errors import UserError
 from miner.options import Beir, Captions, Pairs
 from miner.readers import Bad, Input, Records, find_input, lines, records
 from miner.rows import Build, Item, Reading, Reject, Row, build_rows, filled, first_of, hash_id, identifier, is_null, raw, text_of, title_of
-from miner.tables import UserError
 
 RELEVANCE = range(-(2**31), 2**31)  # what int32 holds
 

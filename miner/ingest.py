@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from miner.engine import Advance, How
+from miner.errors import UserError
 from miner.formats import beir, captions, pairs
 from miner.options import Beir, Captions, Pairs, Stdlib, Trec
 from miner.rows import LONGEST_RAW, Reading
 from miner.staging import Staging, open_staging
 from miner.stdlib import read_stdlib
 from miner.store import PLAN, Manifest, Run, Stage, Stopwatch, atomic, begin, finish, shard_keys, write_table
-from miner.tables import DOCUMENTS, POSITIVES, QUERIES, UserError, conform
+from miner.tables import DOCUMENTS, POSITIVES, QUERIES, conform
 from miner.trec import find_runs, ingest_run, trec
 
 Options: TypeAlias = Beir | Pairs | Trec | Captions | Stdlib

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from miner.errors import UserError
 from miner.options import Encoder
 from miner.store import file_fingerprint, fingerprint
-from miner.tables import UserError
 
 Role = Literal["query", "document"]
 Encode = Callable[[list[str], Role], np.ndarray]

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from miner.errors import UserError
 from miner.store import file_fingerprint, fingerprint
-from miner.tables import UserError
 
 BATCH = 1024  # rows of a Parquet file that are turned into Python values at a time
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from miner.tables import TEXT, UserError
+from miner.errors import UserError
+from miner.tables import TEXT
 
 ARRIVED = pa.schema([("seq", pa.int64()), ("doc_id", TEXT), ("title", pa.large_string()), ("text", pa.large_string())])
 PLACED = pa.schema([("row", pa.int64()), *((field.name, field.type) for field in list(ARRIVED)[1:])])

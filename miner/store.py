@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from miner.engine import How, map_shards
-from miner.tables import UserError
+from miner.errors import UserError
 
 PLAN, MANIFEST = "_plan.json", "_manifest.json"
 DROPS = b"quarry.drops"
@@ -136,6 +136,17 @@ class Run:
         if manifest is None:
             state = "is only half done" if (self.path / folder / PLAN).exists() else "does not exist"
             raise UserError(f"{self.path / folder} {state}; run `quarry {command}` first")
+        return manifest
+
+    def need_current(self, folder: str, command: str) -> Manifest:
+        """Return the manifest of a finished stage that was made from the tables as they are now: else its shards hold other queries.
+
+        Raises:
+            UserError: it is not there, or older than the tables.
+        """
+        manifest, now = self.need(folder, command), self.tables().fingerprint
+        if manifest.inputs.get("1_tables", now) != now:
+            raise UserError(f"{self.path / folder} was made from tables that have changed since; run `quarry {command} --force` first")
         return manifest
 
     def names(self, stage: str) -> list[str]:

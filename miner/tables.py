@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from miner.errors import UserError as UserError
+from miner.errors import UserError
 
 
 class Table(NamedTuple):

@@ -18,13 +18,14 @@ import pyarrow as pa
 
 from miner.corpus import Corpus
 from miner.engine import How
+from miner.errors import UserError
 from miner.formats import read_qrels
 from miner.options import NAME, Trec
 from miner.readers import Bad, Input, Records, blocks, find_input, json_lines, lines, tsv_cells
 from miner.rows import LONGEST_ID, Item, Reading, Reject, build_rows, filled, first_of, identifier, text_of, title_of
 from miner.staging import DATABASE, create, insert, open_database
 from miner.store import Manifest, Run, Shard, Stage, run_stage
-from miner.tables import CANDIDATES, DOUBLE, TEXT, UserError, conform
+from miner.tables import CANDIDATES, DOUBLE, TEXT, conform
 
 DOCUMENT_IDS = ("docid", "_id", "id", "doc_id", "docno", "pid")
 QUERY_IDS = ("qid", "_id", "id", "query_id", "query-id", "topic_id")

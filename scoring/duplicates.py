@@ -9,10 +9,12 @@ documents has set stands for at least one shingle that only one of them has; so 
 """
 
 import hashlib
+import sys
 import unicodedata
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
+import numba
 import numpy as np
 import pyarrow as pa
 
@@ -20,14 +22,14 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.exact import positive_rows
 from miner.store import Manifest, Run, Shard, Stage, run_stage
-from miner.tables import JUDGMENTS, UserError, conform
+from miner.tables import JUDGMENTS, conform
 from scoring.options import JudgeDuplicates
-from scoring.pairs import candidate_pairs
-from scoring.select import need_current
+from scoring.pairs import candidate_pairs, judged_sources
 
 REASONS = (None, "positive", "same_text", "near_duplicate", "equals_query")  # in order of precedence; None: keep
 KEEP, POSITIVE, SAME_TEXT, NEAR_DUPLICATE, EQUALS_QUERY = range(5)
 CHUNK = 4096  # texts, or pairs, that are in memory at a time
+SPACE = 32
 MULTIPLIER, MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
 
@@ -39,44 +41,70 @@ def judge_duplicates(run: Run, options: JudgeDuplicates, how: How) -> Manifest:
     the highest Jaccard similarity that had to be computed, null where a bound was enough.
 
     Raises:
-        UserError: there is no source yet.
+        UserError: there are no tables, or a source is older than they are.
     """
-    tables, sources = run.tables(), run.names("3_candidates")
-    if not sources:
-        raise UserError(f"{run.path / '3_candidates'} has no finished source to judge; run `quarry mine SOURCE` first")
-    inputs = {"1_tables": tables.fingerprint} | {
-        f"3_candidates/{name}": need_current(run, f"3_candidates/{name}", f"mine {name}").fingerprint for name in sources
-    }
+    sources = judged_sources(run, how)
+    inputs = {"1_tables": run.tables().fingerprint} | {f"3_candidates/{name}": made for name, made in sources.items()}
     stage = Stage("4_judgments/duplicates", "judgments", options.record(), inputs)
-    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, sources), run.query_shards(), how)
+    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, list(sources)), run.query_shards(), how)
 
 
-class _Fold(dict[int, int | str]):
-    """Code point -> itself, or a space for what separates words; filled as characters are met. Marks are parts of words (Devanagari)."""
+@cache
+def _fold() -> np.ndarray:
+    """Return for every code point itself, or a space for what separates words. Marks do not: in Devanagari they are vowels."""
+    codes = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    categories = [unicodedata.category(chr(code)) for code in codes]
+    separates = [(name[0] in "PSZ" or name in ("Cc", "Cf")) and code != ord("_") for code, name in enumerate(categories)]
+    return np.where(separates, np.uint32(SPACE), codes)
 
-    def __missing__(self, code: int) -> int | str:
-        self[code] = " " if unicodedata.category(chr(code))[0] in "PSZC" and chr(code) != "_" else code
-        return self[code]
+
+@numba.njit(cache=True, nogil=True)
+def _squeeze(codes: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Fold characters, with no space at either end and never two in a row."""
+    out, count = np.empty_like(codes), 0
+    for code in codes:
+        folded = fold[code]
+        if folded != SPACE or (count > 0 and out[count - 1] != SPACE):
+            out[count] = folded
+            count += 1
+    return out[: count - 1] if count > 0 and out[count - 1] == SPACE else out[:count]
 
 
-_FOLD = _Fold()
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 
 def normalise(text: str) -> str:
     """Return the normal form of a text; of a text that is nothing but punctuation, its NFKC casefolded words."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.translate(_FOLD).split()) or " ".join(folded.split())
+    return _squeeze(_codes(folded), _fold()).tobytes().decode("utf-32-le") or " ".join(folded.split())
 
 
 def shingles(normal: str, size: int) -> np.ndarray:
     """Return a hash of each run of `size` characters, (max(1, characters - size + 1),) uint64 with repeats; none for an empty text."""
-    codes = np.frombuffer(normal.encode("utf-32-le"), np.uint32).astype(np.uint64)
-    count = max(1, len(codes) - size + 1)
-    hashes = codes[:count].copy()
-    for place in range(1, min(size, len(codes))):
-        hashes *= MULTIPLIER
-        hashes += codes[place : place + count]
-    return hashes * MIXER
+    return _hash_runs(_codes(normal), size)
+
+
+@numba.njit(cache=True, nogil=True)
+def _hash_runs(codes: np.ndarray, size: int) -> np.ndarray:
+    size = min(size, len(codes))
+    out = np.empty(len(codes) - size + 1 if size else 0, np.uint64)
+    for place in range(len(out)):
+        value = np.uint64(0)
+        for code in codes[place : place + size]:
+            value = value * MULTIPLIER + np.uint64(code)
+        out[place] = value * MIXER
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _set_bits(hashes: np.ndarray, width: int) -> np.ndarray:
+    """Return the bits that hashes set, (width,) uint64; width is a power of two, and half as wide is one half over the other."""
+    bits, last = np.zeros(width, np.uint64), np.uint64(64 * width - 1)
+    for value in hashes:
+        place = (value >> np.uint64(32)) & last
+        bits[place >> np.uint64(6)] |= np.uint64(1) << (place & np.uint64(63))
+    return bits
 
 
 def jaccard(left: np.ndarray, right: np.ndarray) -> float:
@@ -129,16 +157,9 @@ def digest(corpus: Corpus, rows: np.ndarray, size: int) -> Digests:
             normal = normalise(raw)
             hashes = shingles(normal, size)
             text[place], count[place] = _text_hash(normal), len(hashes)
-            bits.append(_bits(hashes))
+            bits.append(_set_bits(hashes, 1 << max(0, len(hashes).bit_length() - 6)))
     width = np.array([len(part) for part in bits[1:]], np.int64)
     return Digests(text, count, np.cumsum(width) - width, width, np.concatenate(bits))
-
-
-def _bits(hashes: np.ndarray) -> np.ndarray:
-    size = max(64, 1 << len(hashes).bit_length())
-    flags = np.zeros(size, bool)
-    flags[(hashes >> np.uint64(32)) & np.uint64(size - 1)] = True  # narrower bits are these, folded, since both end alike
-    return np.packbits(flags).view(np.uint64)
 
 
 def _text_hash(normal: str) -> np.uint64:

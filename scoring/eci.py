@@ -34,7 +34,8 @@ def efficiency(signal: Real, margin: Real) -> Real:
 def eci_v1(n: Real, signal: Real, margin: Real) -> Real:
     """Return ECI = ln(1 + n) * 2 S D / (S + D).
 
-    Published: in words, and by the paper's table. Reconstructed: S and D as means over pooled triples (query, positive, negative).
+    Published: in words, and by the paper's table. Reconstructed: S as the mean over all pairs (query, negative) of a set, D as the mean
+    over all its triples (query, positive, negative); with one positive a query these are means over the same triples.
 
     Args:
         n: |N|, mean number of negatives a query.

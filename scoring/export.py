@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from miner.corpus import Corpus
 from miner.engine import How
+from miner.errors import UserError
 from miner.store import PLAN, Manifest, Run, Shard, Stage, run_stage
-from miner.tables import UserError
 from scoring.options import Export, Format
 from scoring.show import need_set
 

@@ -4,7 +4,22 @@ import numpy as np
 import pyarrow as pa
 
 from miner.corpus import Corpus
+from miner.engine import How
+from miner.options import MineRandom
+from miner.random_documents import mine_random
 from miner.store import Run
+
+
+def judged_sources(run: Run, how: How) -> dict[str, str]:
+    """Return every finished source with its fingerprint: what a judge judges. The source `random` is drawn if it is not there.
+
+    Raises:
+        UserError: there are no tables, or a source is older than they are.
+    """
+    run.tables()
+    if run.find("3_candidates/random") is None:
+        mine_random(run, MineRandom(), how)
+    return {name: run.need_current(f"3_candidates/{name}", f"mine {name}").fingerprint for name in run.names("3_candidates")}
 
 
 def candidate_pairs(run: Run, corpus: Corpus, query_ids: list[str], sources: list[str], key: str) -> tuple[np.ndarray, np.ndarray]:

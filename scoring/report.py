@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from miner.engine import How
+from miner.errors import UserError
 from miner.store import MANIFEST, PLAN, Manifest, Run, Stage, Stopwatch, atomic, code_version, finish, write_json
-from miner.tables import UserError
 from scoring.figures import COLOURS, figures
 from scoring.options import Report, Score, Select
 from scoring.score import FOLDER as METRICS

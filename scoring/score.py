@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.engine import How
+from miner.errors import UserError
 from miner.store import Manifest, Run, Shard, Stage, run_stage, write_table
-from miner.tables import METRICS, UserError, conform
+from miner.tables import METRICS, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
 from scoring.options import Score
-from scoring.select import database, judged, need_current, require_judged
+from scoring.select import database, judged, require_judged
 from scoring.show import need_set
 
 FOLDER, SETS, SOURCES = "6_metrics", "6_metrics/_per_query", "6_metrics/_sources"
@@ -36,8 +37,9 @@ Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a
 def score(run: Run, options: Score, how: How) -> list[Manifest]:
     """Score sets and all sources: sets, similarities, candidates, positives -> 6_metrics.
 
-    A set's scores are those of judge "similarity", whatever judge its recipe used. Signal and margin are means over pooled triples
-    (query, positive, negative), so a query counts by its pairs and a mixture weighs its sources per negative.
+    A set's scores are those of judge "similarity", whatever judge its recipe used. Signal is the mean over the set's pairs (query,
+    negative), margin the mean over its triples (query, positive, negative): both pooled, so a query counts by its pairs and a mixture
+    weighs its sources per negative.
 
     Returns:
         the manifests of the sets, then of the sources.
@@ -90,7 +92,7 @@ def paired_difference(run: Run, set_a: str, set_b: str, measure: str, options: S
 
 
 def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
-    made, similar = need_set(run, name), need_current(run, SIMILARITY, "judge similarity")
+    made, similar = need_set(run, name), run.need_current(SIMILARITY, "judge similarity")
     sources = {(folder, before) for folder, before in made.inputs.items() if folder.startswith("3_candidates/")}
     tables = run.tables().fingerprint
     if not {*sources, ("1_tables", tables)} <= set(similar.inputs.items()):
@@ -103,7 +105,7 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
         value, spread = _evaluate(sums, options, partial(_set_measures, sizes=_sizes(sums)))
         with_negatives = int((sums["empty"] == 0).sum())
         write_table(run.path / FOLDER / f"set-{name}.parquet", _rows(name, value, spread, options.confidence, with_negatives))
-        return {"queries": len(sums["empty"]), "pooling": "per triple"}
+        return {"queries": len(sums["empty"]), "pooling": "signal over pairs, margin over triples"}
 
     return run_stage(run, stage, lambda: partial(_sum_shard, run, name, options.unsafe == "hinge"), run.query_shards(), how, reduce)
 
@@ -147,11 +149,11 @@ def query_sums(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.nd
         hinge: margins below zero count as zero.
 
     Returns:
-        (len(COLUMNS),) float64: negatives, triples, sum of s_n and of margins over triples, triples with s_n >= s_p, 1 if there is no
+        (len(COLUMNS),) float64: negatives, triples, sum of s_n, sum of margins over triples, triples with s_n >= s_p, 1 if there is no
         negative; then the first four again for the first m negatives only.
     """
     sizes = np.minimum((len(negative), *MATCHED), len(negative))
-    signal = np.concatenate(([0.0], np.cumsum(negative)))[sizes] * len(positive)
+    signal = np.concatenate(([0.0], np.cumsum(negative)))[sizes]
     margin = np.concatenate(([0.0], np.cumsum(margins(positive, negative, hinge).sum(axis=0))))[sizes]
     sums = np.stack((sizes, sizes * len(positive), signal, margin), axis=1)
     unsafe = np.count_nonzero(margins(positive, negative, hinge=False) <= 0)
@@ -188,7 +190,8 @@ def _set_measures(sums: Sums, queries: int, sizes: Sequence[int]) -> Values:
     values: Values = {}
     for suffix, k in [("", None), *((f"@{size}", size) for size in sizes)]:
         mean = sums[f"negatives{suffix}"] / queries
-        signal, margin = (_ratio(sums[f"{name}{suffix}"], sums[f"triples{suffix}"]) for name in ("signal", "margin"))
+        signal = _ratio(sums[f"signal{suffix}"], sums[f"negatives{suffix}"])
+        margin = _ratio(sums[f"margin{suffix}"], sums[f"triples{suffix}"])
         values |= {(f"eci_v1{suffix}", k): eci_v1(mean, signal, margin), (f"signal{suffix}", k): signal, (f"margin{suffix}", k): margin}
         if not suffix:
             values |= {("efficiency", k): efficiency(signal, margin), ("capacity", k): capacity(mean), ("negatives", k): mean}
@@ -250,7 +253,7 @@ def _rows(name: str, value: Values, spread: Values, confidence: float, n: int) -
 
 def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
     """Measure a source's retrieval: candidates, positives -> ndcg@10 and recall@100, or less deep if the source is."""
-    found = need_current(run, f"3_candidates/{name}", f"mine {name}")
+    found = run.need_current(f"3_candidates/{name}", f"mine {name}")
     inputs = {"1_tables": run.tables().fingerprint, f"3_candidates/{name}": found.fingerprint}
     stage = Stage(f"{SOURCES}/{name}", "per_query", options.model_dump(mode="json", exclude={"sets", "unsafe"}), inputs)
 

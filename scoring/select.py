@@ -27,8 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.engine import How
+from miner.errors import UserError
 from miner.store import Manifest, Run, Shard, Stage, run_stage
-from miner.tables import REJECTED, SETS, UserError, conform
+from miner.tables import REJECTED, SETS, conform
 from scoring.options import Select
 
 DUPLICATES = "4_judgments/duplicates"
@@ -132,7 +133,7 @@ def read_recipe(run: Run, options: Select) -> Recipe:
     folders = _need_sources(run, names)
     needed = [rule for rule in SCORED if getattr(options, rule) is not None]
     judgments = _find_judge(run, options.judge, bool(needed))
-    copies = need_current(run, DUPLICATES, "judge duplicates") if run.find(DUPLICATES) else None
+    copies = run.need_current(DUPLICATES, "judge duplicates") if run.find(DUPLICATES) else None
     if needed and judgments:
         require_judged(run, options.judge, folders + ["1_tables"] * any(rule in MARGINS for rule in needed))
     if copies:
@@ -150,7 +151,7 @@ def _need_sources(run: Run, names: Sequence[str]) -> list[str]:
             f"no finished source {', '.join(unknown)} in {run.path / '3_candidates'} (found {', '.join(found) or 'none'}); "
             f"take one of these, or run `quarry mine {unknown[0]}` first"
         )
-    return [need_current(run, f"3_candidates/{name}", f"mine {name}").stage for name in names]
+    return [run.need_current(f"3_candidates/{name}", f"mine {name}").stage for name in names]
 
 
 def _find_judge(run: Run, judge: str, needed: bool) -> str | None:
@@ -159,24 +160,12 @@ def _find_judge(run: Run, judge: str, needed: bool) -> str | None:
     folder = f"4_judgments/{name}"
     if run.find(folder) is None and not needed and judge == Select.model_fields["judge"].default:
         return None
-    need_current(run, folder, f"judge {name}")
+    run.need_current(folder, f"judge {name}")
     keys = run.query_shards()
     found = sorted(pc.unique(run.read(folder, keys[0])["judge"]).to_pylist()) if keys else []
     if found and judge not in found:
         raise UserError(f"{run.path / folder} has no scores of judge {judge!r} (found {', '.join(found)}); pass one of these to --judge")
     return folder
-
-
-def need_current(run: Run, folder: str, command: str) -> Manifest:
-    """Return the manifest of a finished stage that was made from the tables as they are now: else its shards hold other queries.
-
-    Raises:
-        UserError: it is not there, or older than the tables.
-    """
-    manifest, now = run.need(folder, command), run.tables().fingerprint
-    if manifest.inputs.get("1_tables", now) != now:
-        raise UserError(f"{run.path / folder} was made from tables that have changed since; run `quarry {command} --force` first")
-    return manifest
 
 
 def require_judged(run: Run, judge: str, folders: Sequence[str]) -> None:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.corpus import Corpus
+from miner.errors import UserError
 from miner.store import Manifest, Run
-from miner.tables import UserError
 
 Row = dict[str, Any]
 Judged = dict[tuple[str, str], dict[str, Row]]  # (query_id, doc_id) -> judge -> score, verdict, reason

@@ -14,27 +14,22 @@ from miner.dense import Vectors, find_index
 from miner.engine import How
 from miner.exact import dots, positive_rows
 from miner.models import encoder_facts, encoder_fingerprint, load_encoder
-from miner.options import Encoder, MineRandom
-from miner.random_documents import mine_random
+from miner.options import Encoder
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import JUDGMENTS, conform
 from scoring.options import JudgeSimilarity
-from scoring.pairs import candidate_pairs
+from scoring.pairs import candidate_pairs, judged_sources
 
 
 def judge_similarity(run: Run, options: JudgeSimilarity, how: How) -> Manifest:
     """Judge all pairs of all sources: candidates, positives + encoder -> 4_judgments/similarity."""
-    if run.find("3_candidates/random") is None:
-        mine_random(run, MineRandom(), how)
+    sources = judged_sources(run, how)
     options = target_encoder(run, options)
-    sources = run.names("3_candidates")
     index = find_index(run, options)
-    inputs = {"1_tables": run.tables().fingerprint} | {
-        f"3_candidates/{name}": run.need(f"3_candidates/{name}", "mine").fingerprint for name in sources
-    }
+    inputs = {"1_tables": run.tables().fingerprint} | {f"3_candidates/{name}": made for name, made in sources.items()}
     stage = Stage("4_judgments/similarity", "judgments", options.record(), inputs, model=encoder_fingerprint(options))
     facts = {**encoder_facts(options), "vectors": f"2_index/{index}" if index else "encoded per shard"}
-    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, sources, index), run.query_shards(), how, lambda: facts)
+    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, list(sources), index), run.query_shards(), how, lambda: facts)
 
 
 def target_encoder(run: Run, options: JudgeSimilarity) -> JudgeSimilarity:

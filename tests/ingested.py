@@ -9,9 +9,10 @@ import pytest
 
 from miner.corpus import Corpus
 from miner.engine import How
+from miner.errors import UserError
 from miner.ingest import ingest
 from miner.store import Run
-from miner.tables import DOCUMENTS, UserError
+from miner.tables import DOCUMENTS
 
 # ids whose order differs by number, by letter case and by bytes; q2 has two positives, the others have one
 DOCS = [("é", "", "straw roof"), ("d10", "Roofs", "slate"), ("d9", "", "tile"), ("Z", "", "turf"), ("a", "", "no one asks for this")]

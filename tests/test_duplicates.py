@@ -6,7 +6,7 @@ from toy import HOW, rows, toy_run
 
 from miner.corpus import Corpus
 from miner.engine import How
-from miner.tables import UserError, full_text
+from miner.tables import full_text
 from scoring.duplicates import digest, jaccard, judge_duplicates, normalise, shingles
 from scoring.options import JudgeDuplicates
 
@@ -27,6 +27,7 @@ QUERIES = {"q1": "What gave LIGHT?", "q2": "salt", "q3": "an empty positive", "q
 POSITIVES = {"q1": ["a1"], "q2": ["b2", "a1"], "q3": ["b1"], "q4": ["a5"]}
 CANDIDATES = {
     "x": {"q1": ["a1", "a2", "a3", "a4", "a5", "a6"], "q2": ["b3", "a2", "b2"], "q3": ["b4", "a1"]},
+    "random": {},
     "y": {"q1": ["a6", "b2"], "q2": ["a6", "a3", "a5"], "q3": ["b1"]},
 }
 TOY = {"documents": DOCUMENTS, "queries": QUERIES, "positives": POSITIVES, "candidates": CANDIDATES, "similarity": None}
@@ -100,9 +101,14 @@ def test_neither_shards_nor_workers_change_a_row(tmp_path):
     assert rows(judge(tmp_path / "c", how=How(workers=2), shard_queries=2), "4_judgments/duplicates", *columns) == expected
 
 
-def test_no_source_is_said_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="no finished source to judge; run `quarry mine SOURCE` first"):
-        judge(tmp_path / "run", candidates={})
+def test_random_documents_are_drawn_and_judged_where_they_are_not_yet(tmp_path):
+    run = judge(tmp_path / "run", candidates={})
+    assert run.names("3_candidates") == ["random"]
+    assert {pair: said for pair, said in verdicts(run).items() if pair[0] == "q2" and said[0] == "drop"} == {
+        ("q2", "a2"): ("drop", "same_text"),
+        ("q2", "a3"): ("drop", "near_duplicate"),
+        ("q2", "a4"): ("drop", "near_duplicate"),
+    } | {("q2", doc_id): ("drop", "positive") for doc_id in POSITIVES["q2"] if ("q2", doc_id) in verdicts(run)}
 
 
 @pytest.mark.parametrize(

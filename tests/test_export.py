@@ -9,8 +9,9 @@ import pytest
 from toy import COSINES, DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, toy_run
 
 from miner.engine import How
+from miner.errors import UserError
 from miner.store import Run, write_table
-from miner.tables import UserError, full_text
+from miner.tables import full_text
 from scoring.export import export
 from scoring.options import Export, Format, Select
 from scoring.select import select

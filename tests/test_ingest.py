@@ -14,10 +14,11 @@ from miner import ingest as ingest_module
 from miner import scatter, staging
 from miner.corpus import Corpus
 from miner.engine import How
+from miner.errors import UserError
 from miner.ingest import ingest
 from miner.options import Beir, Pairs
 from miner.store import Run
-from miner.tables import POSITIVES, QUERIES, UserError
+from miner.tables import POSITIVES, QUERIES
 
 
 @pytest.fixture

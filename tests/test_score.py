@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from toy import COSINES, FOUND, GOLD, HOW, Toy, toy_run, write_source
 
 from miner.engine import How
-from miner.tables import METRICS, UserError
+from miner.errors import UserError
+from miner.tables import METRICS
 from scoring.eci import eci_v1
 from scoring.options import Score, Select
 from scoring.score import bootstrap, metrics, paired_difference, query_sums, score
@@ -36,12 +37,16 @@ def triples(first=None):
     return [(COSINES[q][p], COSINES[q][n]) for q, found in NEGATIVES.items() for p in GOLD[q] for n in found[:first]]
 
 
-def test_measures_of_a_set_are_means_over_pooled_triples(tmp_path):
+def pairs(first=None):
+    return [COSINES[q][n] for q, found in NEGATIVES.items() for n in found[:first]]
+
+
+def test_signal_is_the_mean_of_pairs_and_margin_that_of_triples(tmp_path):
     run = toy_set(tmp_path / "run")
     score(run, PLAIN, HOW)
     found, pooled = values(run), triples()
     assert len(pooled) == 3 + 4 + 3 + 6  # q2 and q4 count by their 2 and 3 positives
-    signal = sum(n for _, n in pooled) / 16
+    signal = sum(pairs()) / 10  # a negative counts once, however many positives its query has
     margin = sum(max(0, p - n) for p, n in pooled) / 16
     assert found["signal"] == pytest.approx(signal, abs=1e-15)
     assert found["margin"] == pytest.approx(margin, abs=1e-15)
@@ -64,7 +69,7 @@ def test_matched_measures_use_the_first_negatives_of_each_query(tmp_path):
     score(run, PLAIN, HOW)
     found, first = values(run), triples(1)
     assert len(first) == 7
-    assert found["signal@1"] == pytest.approx(sum(n for _, n in first) / 7)
+    assert found["signal@1"] == pytest.approx(sum(pairs(1)) / 4)
     assert found["margin@1"] == pytest.approx(sum(max(0, p - n) for p, n in first) / 7)
     assert found["eci_v1@1"] == pytest.approx(eci_v1(4 / 5, found["signal@1"], found["margin@1"]))
     assert "eci_v1@3" not in found  # the mean is 2
@@ -96,7 +101,7 @@ def test_n_counts_queries_with_a_negative_and_no_resamples_give_no_interval(tmp_
 def test_scores_are_of_judge_similarity_whatever_the_recipe_used(tmp_path):
     run = toy_set(tmp_path / "run", options={"judge": "similarity.positive"})
     score(run, PLAIN, HOW)
-    assert values(run)["signal"] == pytest.approx(sum(n for _, n in triples()) / 16)
+    assert values(run)["signal"] == pytest.approx(sum(pairs()) / 10)
 
 
 def test_histograms_count_negatives_positives_and_raw_margins(tmp_path):
@@ -120,12 +125,12 @@ def test_histograms_count_negatives_positives_and_raw_margins(tmp_path):
 def test_query_sums_of_truncated_and_empty_queries():
     names = ("negatives", "triples", "signal", "margin")
     sums = query_sums(np.array([0.5, 0.25]), np.array([0.5, -0.25, 0.125, 0.0]), hinge=True)
-    assert sums[:4].tolist() == [4, 8, 0.75, 2.5]
+    assert sums[:4].tolist() == [4, 8, 0.375, 2.5]
     assert sums[4:6].tolist() == [2, 0]
     by_size = dict(zip((1, 3, 5), sums[6:18].reshape(3, len(names)).tolist(), strict=True))
-    assert by_size == {1: [1, 2, 1.0, 0.0], 3: [3, 6, 0.75, 1.75], 5: [4, 8, 0.75, 2.5]}
+    assert by_size == {1: [1, 2, 0.5, 0.0], 3: [3, 6, 0.375, 1.75], 5: [4, 8, 0.375, 2.5]}
     assert query_sums(np.array([0.5]), np.empty(0), hinge=True).tolist() == [0, 0, 0, 0, 0, 1] + [0] * 28
-    assert query_sums(np.empty(0), np.array([0.5]), hinge=False)[:6].tolist() == [1, 0, 0, 0, 0, 0]
+    assert query_sums(np.empty(0), np.array([0.5]), hinge=False)[:6].tolist() == [1, 0, 0.5, 0, 0, 0]
 
 
 def test_a_set_without_negatives_has_no_signal_and_no_eci(tmp_path):
@@ -144,12 +149,8 @@ def test_intervals_are_percentiles_over_resampled_queries(tmp_path):
     run = toy_set(tmp_path / "run", options={"negatives": 2})
     score(run, Score(resamples=400, confidence=0.8, seed=3), HOW)
     row = next(row for row in metrics(run).to_pylist() if row["measure"] == "signal" and row["set_name"] == "set")
-    per_query = np.array(
-        [
-            [len(GOLD[q]) * sum(COSINES[q][n] for n in NEGATIVES.get(q, [])[:2]), len(GOLD[q]) * len(NEGATIVES.get(q, [])[:2])]
-            for q in sorted(GOLD)
-        ]
-    )
+    chosen = [[COSINES[query_id][doc_id] for doc_id in NEGATIVES.get(query_id, [])[:2]] for query_id in sorted(GOLD)]
+    per_query = np.array([[sum(found), len(found)] for found in chosen])
     drawn = np.random.default_rng(3).integers(0, 5, (400, 5))
     signal, weight = per_query[drawn].sum(axis=1).T
     resampled = signal[weight > 0] / weight[weight > 0]
@@ -274,8 +275,7 @@ def test_scores_that_are_not_finite_are_dropped_and_counted(tmp_path):
     run = toy_set(tmp_path / "run", similarity=COSINES | {"q1": COSINES["q1"] | {"d08": math.nan}, "q5": {"d12": None}})
     manifest = score(run, PLAIN, HOW)[0]
     assert manifest.drops == {"no_score": 2}
-    kept = [(p, n) for p, n in triples() if (p, n) != (0.75, 0.875)]
-    assert values(run)["signal"] == pytest.approx(sum(n for _, n in kept) / 15)
+    assert values(run)["signal"] == pytest.approx((sum(pairs()) - COSINES["q1"]["d08"]) / 9)
     assert values(run)["negatives"] == 9 / 5
 
 
@@ -290,11 +290,11 @@ def test_sums_are_those_of_the_definition(queries, hinge):
     expected = [
         sum(len(n) for _, n in queries),
         len(pooled),
-        sum(n for _, n in pooled),
+        sum(n for _, negatives in queries for n in negatives),
         sum(max(p - n, 0) if hinge else p - n for p, n in pooled),
     ]
     assert total[:4] == pytest.approx(expected)
     assert total[4] == sum(n >= p for p, n in pooled)
     at_3 = [(p, n) for positives, negatives in queries for p in positives for n in negatives[:3]]
     assert total[10:14][1] == len(at_3)
-    assert total[10:14][2] == pytest.approx(sum(n for _, n in at_3))
+    assert total[10:14][2] == pytest.approx(sum(n for _, negatives in queries for n in negatives[:3]))

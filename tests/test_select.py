@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from toy import COSINES, FOUND, GOLD, HOW, NEAREST, Toy, rows, toy_run, write_similarity, write_source
 
 from miner.engine import How
+from miner.errors import UserError
 from miner.store import write_json, write_table
-from miner.tables import UserError
 from scoring.duplicates import judge_duplicates
 from scoring.options import JudgeDuplicates, Select
 from scoring.select import parse_source, preview, select
@@ -279,7 +279,7 @@ def test_copies_are_left_out_if_that_judge_was_asked(tmp_path):
     texts["d08"] = ("", "COPPER conducts -- electric current better than any other base metal!")
     texts["d10"] = ("Copper", "conducts electric current better than any other base metals")
     texts["d09"] = ("How do bees", "talk?")
-    run = toy_run(tmp_path / "run", documents=texts)
+    run = toy_run(tmp_path / "run", documents=texts, candidates=FOUND | {"random": {}})
     assert make(run, "bm25", name="before")["q1"] == ["d08", "d09", "d10", "d11"]
     judge_duplicates(run, JudgeDuplicates(), HOW)
     kept = make(run, "bm25", "dense", min_rank=2)

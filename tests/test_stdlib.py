@@ -6,10 +6,11 @@ from ingested import documents, rejects, rows, write_text
 from miner import ingest as ingest_module
 from miner import stdlib
 from miner.engine import How
+from miner.errors import UserError
 from miner.ingest import ingest
 from miner.options import Stdlib
 from miner.store import Run
-from miner.tables import POSITIVES, QUERIES, UserError
+from miner.tables import POSITIVES, QUERIES
 
 
 @pytest.fixture

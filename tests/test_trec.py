@@ -7,10 +7,11 @@ import pytest
 from ingested import documents, refuse, rejects, rows, write_text
 
 from miner.engine import How
+from miner.errors import UserError
 from miner.ingest import ingest
 from miner.options import Trec
 from miner.store import Run
-from miner.tables import CANDIDATES, POSITIVES, QUERIES, UserError
+from miner.tables import CANDIDATES, POSITIVES, QUERIES
 
 
 @pytest.fixture
