@@ -96,12 +96,17 @@ def print_json(value: Any) -> None:
 
 def print_manifest(manifest: "Manifest") -> None:
     """Print what a stage did, in a line, and its drops in another."""
-    rows = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest.rows.items())
     how = "already done" if manifest.skipped else f"{manifest.seconds:.1f} s, peak {manifest.peak_memory_mb:,.0f} MB"
     if manifest.resumed_shards and not manifest.skipped:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
-    print(f"{manifest.stage}: {rows} ({how})")
+    print(f"{manifest.stage}: {count_words(manifest.rows)} ({how})")
     print_drops(manifest.drops)
+
+
+def count_words(rows: dict[str, int]) -> str:
+    """Say how many rows of each table there are; a row of a set is a negative."""
+    words = {"sets": "negatives", "per_query": "queries", "histograms": "bins"}
+    return ", ".join(f"{count:,} {words.get(name, name.replace('_', ' '))}" for name, count in rows.items())
 
 
 def print_drops(drops: dict[str, int]) -> None:
@@ -112,5 +117,5 @@ def print_drops(drops: dict[str, int]) -> None:
 
 def print_preview(preview: dict[str, Any]) -> None:
     """Print what select would do."""
-    print("dry run: " + ", ".join(f"{count:,} {name}" for name, count in preview["rows"].items()))
+    print("dry run: " + count_words(preview["rows"]))
     print_drops(preview["drops"])

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from cli.perform import print_json
+from cli.perform import count_words, print_drops, print_json
 
 if TYPE_CHECKING:
     from miner.store import Run
@@ -46,23 +46,18 @@ def _staleness(run: "Run", name: str, fingerprint: str, stale: dict[str, str]) -
 
 def print_status(run: "Run", as_json: bool) -> None:
     """Print the state of every stage."""
-    from rich.console import Console
-    from rich.table import Table
-
     rows = states(run)
     if as_json:
         print_json({"run": str(run.path), "stages": rows})
         return
     if not rows:
         print(f"{run.path} holds nothing yet; begin with `quarry ingest`")
-        return
-    table = Table("stage", "rows", "left out", "seconds", "peak MB", "state", box=None, pad_edge=False)
+    width = max((len(row["stage"]) for row in rows), default=0)
     for row in rows:
-        counts = [", ".join(f"{count:,} {name}" for name, count in row.get(part, {}).items()) for part in ("rows", "drops")]
-        table.add_row(
-            row["stage"], *counts, *(f"{row[part]:,.1f}" if part in row else "" for part in ("seconds", "peak_memory_mb")), row["state"]
-        )
-    Console().print(table)
+        counts = count_words(row.get("rows", {}))
+        cost = f" ({row['seconds']:,.1f} s, peak {row['peak_memory_mb']:,.0f} MB)" if "seconds" in row else ""
+        print(f"{row['stage']:{width}}  {row['state']}{': ' if counts else ''}{counts}{cost}")
+        print_drops(row.get("drops", {}))
 
 
 def print_query(run: "Run", query_id: str, set_name: str | None, as_json: bool) -> None:

@@ -29,7 +29,7 @@ Options: TypeAlias = Beir | Pairs | Trec | Captions | Stdlib
 FOLDER, STAGING = "1_tables", "_staging"
 
 
-def ingest(run: Run, options: Options, how: How) -> Manifest:
+def ingest(run: Run, options: Options, how: How) -> list[Manifest]:
     """Corpus, queries, positives in any format -> the three tables of the run; TREC run files become sources beside them.
 
     Args:
@@ -38,7 +38,7 @@ def ingest(run: Run, options: Options, how: How) -> Manifest:
         how: force, progress; workers share the shards of run files.
 
     Returns:
-        The manifest of 1_tables.
+        The manifest of 1_tables, then one of each run file's source.
 
     Raises:
         UserError: an input is missing or unreadable or lacks a column, no query with a positive is left, or the tables are there already
@@ -50,9 +50,7 @@ def ingest(run: Run, options: Options, how: How) -> Manifest:
     record = {key: value for key, value in options.record().items() if key != "run_file"}  # runs may be added later
     stage = Stage(FOLDER, "documents", {"format": name, **record}, reading.inputs)
     manifest = begin(run, stage, how.force) or _make(run, stage, reading, options, how)
-    for source in runs:
-        ingest_run(run, source, how)
-    return manifest
+    return [manifest, *(ingest_run(run, source, how) for source in runs)]
 
 
 def _read(options: Options) -> Reading:

@@ -110,7 +110,9 @@ def load_encoder(options: Encoder) -> Encode:
     """
     import torch
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # stages show their own
     device, dtype = hardware(options.device, options.dtype)
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     folder = locate(options.encoder or default_encoder())

@@ -27,11 +27,19 @@ def candidate_pairs(run: Run, corpus: Corpus, query_ids: list[str], sources: lis
 
     Returns:
         places in `query_ids` and rows of the corpus, both (p,) int64.
+
+    Raises:
+        KeyError, ValueError: a candidate names a query of another shard, or a document that is not in the corpus: a source wrote it wrong.
     """
     if not sources:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     table = pa.concat_tables(run.read(f"3_candidates/{source}", key).select(["query_id", "doc_id"]) for source in sources)
     place = {query_id: number for number, query_id in enumerate(query_ids)}
     query = np.array([place[query_id] for query_id in table["query_id"].to_pylist()], np.int64)
-    pairs = np.unique(query * len(corpus) + corpus.rows(table["doc_id"].to_pylist()))
+    rows = corpus.rows(table["doc_id"].to_pylist())
+    if (rows < 0).any():
+        raise ValueError(
+            f"candidates of shard {key} name documents that are not in the corpus, such as {table['doc_id'][int(np.argmin(rows))]}"
+        )
+    pairs = np.unique(query * len(corpus) + rows)
     return pairs // len(corpus), pairs % len(corpus)

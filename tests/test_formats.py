@@ -59,7 +59,7 @@ def test_pairs_of_a_data_set(tmp_path, run, monkeypatch):
     given = f"hf:{folder}"
     ingest(run, Pairs(file=given), How())
     assert (documents(run), rows(run, QUERIES), rows(run, POSITIVES)) == expected_pairs()
-    assert ingest(run, Pairs(file=given), How()).skipped
+    assert ingest(run, Pairs(file=given), How())[0].skipped
     other = Run(tmp_path / "other")
     refuse(other, Pairs(file=given, query="question"), 'missing "question" (found query, positive, other); name it with --query')
     refuse(other, Pairs(file=given, split="test"), given, "train")
@@ -70,7 +70,7 @@ def test_a_string_is_one_positive_and_a_list_is_several(tmp_path, run):
     file = write_jsonl(
         tmp_path / "p.jsonl", [{"query": "a b", "positive": "tile"}, {"query": "c d", "positive": ["slate", " ", "turf", None]}]
     )
-    manifest = ingest(run, Pairs(file=str(file)), How())
+    manifest, *_ = ingest(run, Pairs(file=str(file)), How())
     a, c = hash_id("q", "a b"), hash_id("q", "c d")
     assert rows(run, POSITIVES) == sorted([(a, hash_id("d", "tile"), 1), (c, hash_id("d", "slate"), 1), (c, hash_id("d", "turf"), 1)])
     assert [text for _, _, text in documents(run)] == [text for _, text in sorted((hash_id("d", t), t) for t in ("tile", "slate", "turf"))]
@@ -151,7 +151,7 @@ def test_positives_by_id_need_no_text_where_a_corpus_has_it(tmp_path, run):
 def test_a_corpus_without_ids_merges_equal_texts_silently(tmp_path, run):
     corpus = write_text(tmp_path / "c.csv", "text\ntile\nslate\ntile\n")
     file = write_jsonl(tmp_path / "p.jsonl", [{"query": "a b", "positive": "tile"}])
-    manifest = ingest(run, Pairs(file=str(file), corpus=str(corpus)), How())
+    manifest, *_ = ingest(run, Pairs(file=str(file), corpus=str(corpus)), How())
     assert documents(run) == sorted((hash_id("d", text), "", text) for text in ("tile", "slate"))
     assert manifest.drops == {}
 
@@ -194,7 +194,7 @@ def test_coco_captions(tmp_path, run):
 
 def test_captions_without_ids_are_one_query_however_often_they_come(tmp_path, run):
     file = write_text(tmp_path / "c.csv", "caption,image\na dog,1\na cat,1\na dog,2\na hen,2\n")
-    manifest = ingest(run, Captions(file=str(file), group="image"), How())
+    manifest, *_ = ingest(run, Captions(file=str(file), group="image"), How())
     dog, cat, hen = (hash_id("q", text) for text in ("a dog", "a cat", "a hen"))
     pairs = [(dog, dog), (cat, cat), (hen, hen), (dog, cat), (cat, dog), (dog, hen), (hen, dog)]
     assert rows(run, POSITIVES) == sorted((a, b, 1) for a, b in pairs)
@@ -202,5 +202,5 @@ def test_captions_without_ids_are_one_query_however_often_they_come(tmp_path, ru
 
 
 def test_coco_captions_of_one_image_are_each_others_positives(run, shared):
-    manifest = ingest(run, Captions(file=str(shared / "coco-captions" / "captions_val2017.json"), group="image_id"), How())
+    manifest, *_ = ingest(run, Captions(file=str(shared / "coco-captions" / "captions_val2017.json"), group="image_id"), How())
     assert manifest.rows == {"documents": 25014, "queries": 25014, "positives": 125156}

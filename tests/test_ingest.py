@@ -30,7 +30,7 @@ def run(tmp_path) -> Run:
 
 
 def test_beir_tables_are_exact_and_in_order_of_bytes(tmp_path, run):
-    manifest = ingest(run, Beir(folder=make_beir(tmp_path / "beir")), How())
+    manifest, *_ = ingest(run, Beir(folder=make_beir(tmp_path / "beir")), How())
     assert documents(run) == [
         ("Z", "", "turf"), ("a", "", "no one asks for this"), ("d10", "Roofs", "slate"), ("d9", "", "tile"), ("é", "", "straw roof"),
     ]  # fmt: skip
@@ -89,7 +89,7 @@ def test_documents_are_served_without_being_read_into_memory(tmp_path, run):
 
 
 def test_limit_keeps_the_first_queries_by_id_and_all_documents(tmp_path, run):
-    manifest = ingest(run, Beir(folder=make_beir(tmp_path / "beir"), limit=2), How())
+    manifest, *_ = ingest(run, Beir(folder=make_beir(tmp_path / "beir"), limit=2), How())
     assert [query[0] for query in rows(run, QUERIES)] == ["q1", "q10"]
     assert rows(run, POSITIVES) == [("q1", "Z", 1), ("q10", "é", 1)]
     assert (manifest.rows["documents"], manifest.drops) == (5, {"over_limit": 1})
@@ -108,7 +108,7 @@ def test_every_reject_has_its_place_table_and_reason(tmp_path, run):
     ]  # fmt: skip
     queries = [{"_id": "blank", "text": "\t"}, {"_id": "q1", "text": "again"}, {"_id": "lonely", "text": "no one answers"}]
     qrels = "q1\td9\t0\nq9\td9\t1\nq1\tm\t1\nq2\td9\t3\nq1\td9\thigh\nq1 d9\nblank\td9\t1\nq1\td10\t99999999999\n"
-    manifest = ingest(run, Beir(folder=make_beir(tmp_path / "beir", docs, queries, qrels)), How())
+    manifest, *_ = ingest(run, Beir(folder=make_beir(tmp_path / "beir", docs, queries, qrels)), How())
     assert rejects(run) == [
         ("corpus.jsonl:6", "documents", "not_json"),
         ("corpus.jsonl:7", "documents", "not_json"),
@@ -245,16 +245,16 @@ def test_nothing_left_names_the_reason_and_an_example(tmp_path, run):
 
 def test_a_repeat_is_skipped_and_a_difference_refused(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
-    assert not ingest(run, Beir(folder=folder), How()).skipped
+    assert not ingest(run, Beir(folder=folder), How())[0].skipped
     before = tree(run)
-    assert ingest(run, Beir(folder=folder), How()).skipped
+    assert ingest(run, Beir(folder=folder), How())[0].skipped
     with pytest.raises(UserError, match="was made with limit=None, now 1; pass --force"):
         ingest(run, Beir(folder=folder, limit=1), How())
     make_beir(folder, docs=[{"_id": "new", "text": "one more"}])
     with pytest.raises(UserError, match=r"was made from other inputs \(corpus.jsonl is changed\)"):
         ingest(run, Beir(folder=folder), How())
     assert tree(run) == before
-    assert ingest(run, Beir(folder=folder), How(force=True)).rows["documents"] == 6
+    assert ingest(run, Beir(folder=folder), How(force=True))[0].rows["documents"] == 6
 
 
 @pytest.mark.parametrize("step", ["_write_documents", "_write_queries", "_write_rejects", "finish"])
@@ -273,7 +273,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, monkeypatch, st
             ingest(killed, options, How())
     for leftover in ("_staging/texts.arrow", "_staging/staging.duckdb", "documents/.00001.arrow.1.tmp", ".x.tmp", "documents/00009.arrow"):
         write_text(killed.path / "1_tables" / leftover, "left by a kill")
-    manifest = ingest(killed, options, How())
+    manifest, *_ = ingest(killed, options, How())
     assert not manifest.skipped
     assert tree(killed) == tree(whole)
 
@@ -301,4 +301,4 @@ def test_a_full_disk_stops_the_ingest_and_can_be_got_over(tmp_path, run):
                 ingest(run, options, How())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert ingest(run, options, How()).rows["documents"] == 2005
+    assert ingest(run, options, How())[0].rows["documents"] == 2005

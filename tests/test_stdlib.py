@@ -88,7 +88,7 @@ def test_stdlib_leaves_out_what_is_no_library(tmp_path, run, monkeypatch):
     write_text(root / "broken.py", "def f(:\n")
     (root / "latin.py").write_bytes("# coding: latin-1\r\ndef f(é):\r\n    'Accept é and more.'\r\n    return é\r\n".encode("latin-1"))
     monkeypatch.setattr(ingest_module, "read_stdlib", lambda: stdlib.read_stdlib(root))
-    manifest = ingest(run, Stdlib(), How())
+    manifest, *_ = ingest(run, Stdlib(), How())
     docs = {doc_id: (title, text) for doc_id, title, text in documents(run)}
     assert sorted(docs) == sorted(["latin:f"] + [f"{m}:{n}" for m in ("pkg", "roof") for n in stdlib_names()])
     assert docs["latin:f"] == ("latin", "def f(é):\n    return é")
@@ -107,7 +107,7 @@ def stdlib_names() -> list[str]:
 
 
 def test_the_real_standard_library(run):
-    manifest = ingest(run, Stdlib(limit=500), How())
+    manifest, *_ = ingest(run, Stdlib(limit=500), How())
     assert manifest.rows["documents"] > 6000 and manifest.rows["queries"] == manifest.rows["positives"] == 500
     docs = {doc_id: text for doc_id, _, text in documents(run)}
     assert docs["json:loads"].startswith("def loads(s, *,") and "Deserialize" not in docs["json:loads"]

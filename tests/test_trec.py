@@ -123,7 +123,7 @@ def test_run_files_become_sources_as_they_are(tmp_path, run):
 def test_a_run_file_can_be_added_later(tmp_path, run):
     ingest(run, trec(tmp_path), How())
     file = write_text(tmp_path / "first.txt", RUN_FILE)
-    assert ingest(run, trec(tmp_path, run_file=(str(file),)), How()).skipped
+    assert ingest(run, trec(tmp_path, run_file=(str(file),)), How())[0].skipped
     assert run.names("3_candidates") == ["first"]
     write_text(file, "301 Q0 d9 1 1 t\n")
     with pytest.raises(UserError, match=r"first.txt is changed\); pass --force"):
@@ -152,7 +152,7 @@ def test_run_files_that_cannot_be_sources(tmp_path, run):
 def test_msmarco_with_its_runs(run, shared):
     folder = shared / "msmarco-dl"
     files = {"corpus": folder / "corpus.jsonl.gz", "topics": folder / "queries.jsonl", "qrels": folder / "qrels" / "dl19.tsv"}
-    manifest = ingest(run, Trec(**files, min_relevance=2, run_file=(str(folder / "runs" / "BM25.dl19.trec.gz"),)), How())
+    manifest, *_ = ingest(run, Trec(**files, min_relevance=2, run_file=(str(folder / "runs" / "BM25.dl19.trec.gz"),)), How())
     assert manifest.facts["queries"] == 43
     assert manifest.drops == {"low_relevance": 2553, "query_without_positive": 54}
     assert run.find("3_candidates/BM25.dl19").rows == {"candidates": 4300}
