@@ -15,7 +15,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"  # of an index, a source, a set: it beco
 class Options(BaseModel):
     """A frozen set of options; unknown names are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     def record(self) -> dict[str, Any]:
         """Return the options as plain JSON values, as the manifest keeps them."""

@@ -95,10 +95,17 @@ def test_help_is_quick_and_imports_no_model():
     code = "import sys; sys.argv = ['quarry', '--help']\nfrom cli.main import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
     assert not (HEAVY | {"pyarrow", "numpy", "numba"}) & set(loaded)
-    times = []  # of processor, not of the clock: other tests run beside this one
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "cli.main", "--help"], capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.3
+    # Processor time, and held against what typer and pydantic alone take to import: other tests run beside this one. On a free machine
+    # that is 0.12 s, so that 2.5 times it is 0.3 s.
+    floor, help_ = (
+        min(_processor_seconds(command) for _ in range(5))
+        for command in (["-c", "import typer, pydantic.fields"], ["-m", "cli.main", "--help"])
+    )
+    assert help_ < 2.5 * floor
+
+
+def _processor_seconds(command):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *command], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
