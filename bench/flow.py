@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 RESULT = Path(__file__).parent / "results" / "flow.json"
-MARGIN, NEGATIVES, DEPTH = 0.05, 5, 50
+MARGIN, NEGATIVES, DEPTH, LENGTH = 0.05, 5, 50, 128
 
 
 def read_pairs(run_path):
@@ -53,7 +53,7 @@ def quarry_dense(run_path, dtype):
         work()
         seconds[name] = round(time.perf_counter() - start, 2)
 
-    timed("index", lambda: index_dense(run, IndexDense(dtype=dtype), how))
+    timed("index", lambda: index_dense(run, IndexDense(dtype=dtype, max_length=LENGTH), how))
     timed("mine", lambda: mine_dense(run, MineDense(k=DEPTH), how))
     timed("judge", lambda: (judge_similarity(run, JudgeSimilarity(), how), judge_duplicates(run, JudgeDuplicates(), how)))
     for name, margin in (("select", MARGIN), ("another margin", 2 * MARGIN)):
@@ -75,6 +75,7 @@ def peer_dense(run_path, dtype):
     model = SentenceTransformer(
         default_encoder(), device="cpu", model_kwargs={"dtype": {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]}
     )
+    model.max_seq_length = LENGTH
     pairs = Dataset.from_dict({"query": queries, "positive": [texts[row] for row in gold]})
     mine_hard_negatives(
         pairs, model, corpus=texts, num_negatives=NEGATIVES, range_max=DEPTH, absolute_margin=MARGIN, use_faiss=True,

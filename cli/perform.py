@@ -101,6 +101,8 @@ def print_manifest(manifest: "Manifest") -> None:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
     print(f"{manifest.stage}: {count_words(manifest.rows)} ({how})")
     print_drops(manifest.drops)
+    if manifest.facts.get("protected_by") == "ids":
+        print("  positives are kept out by id alone; `quarry judge duplicates` also finds their copies, then select again")
 
 
 def count_words(rows: dict[str, int]) -> str:
