@@ -38,7 +38,7 @@ class Ingest(Options):
     min_relevance: int = Field(1, description="qrels with a lower grade are no positives")
     limit: int | None = Field(None, ge=1, description="keep only the first N queries, in order of query_id")
     shard_queries: int = Field(2048, ge=1, description="queries in a query shard")
-    shard_documents: int = Field(65536, ge=1, description="documents in a document shard")
+    shard_documents: int = Field(16384, ge=1, description="documents in a document shard")
 
 
 class Beir(Ingest):
