@@ -62,7 +62,9 @@ def quarry_dense(run_path, dtype):
 
 
 def peer_dense(run_path, dtype):
-    """The same job with sentence-transformers' mine_hard_negatives, FAISS on."""
+    """The same job with sentence-transformers' mine_hard_negatives, FAISS on. The clock runs over imports and loading, on both sides."""
+    texts, queries, gold = read_pairs(run_path)
+    start = time.perf_counter()
     import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
@@ -70,11 +72,8 @@ def peer_dense(run_path, dtype):
 
     from miner.models import default_encoder
 
-    texts, queries, gold = read_pairs(run_path)
-    start = time.perf_counter()
-    model = SentenceTransformer(
-        default_encoder(), device="cpu", model_kwargs={"dtype": {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]}
-    )
+    torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    model = SentenceTransformer(default_encoder(), device="cpu", model_kwargs={"dtype": torch_dtype})
     model.max_seq_length = LENGTH
     pairs = Dataset.from_dict({"query": queries, "positive": [texts[row] for row in gold]})
     mine_hard_negatives(
@@ -155,7 +154,7 @@ def main():
         sides = {}
         for name in SIDES:
             output = subprocess.run(
-                [sys.executable, __file__, "--side", name, "--run", folder], check=True, stdout=subprocess.PIPE, text=True
+                [sys.executable, __file__, "--side", name, "--run", folder], check=True, capture_output=True, text=True
             ).stdout
             sides[name] = json.loads(output.splitlines()[-1])
             print(name, sides[name], flush=True)

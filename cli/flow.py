@@ -13,6 +13,7 @@ from miner.options import Options
 DEMO = Path(__file__).parent / "demo.toml"
 BY_TITLE = {step.title: step for step in STEPS}
 PER_SET = ("select", "export")
+FOLDERS = {"ingest": "tables", "index": "index", "mine": "candidates", "judge": "judgments", "select": "sets", "export": "export"}
 
 
 class Planned(NamedTuple):
@@ -89,13 +90,31 @@ def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_j
 
 
 def print_plan(at: Settings, plan: list[Planned], as_json: bool) -> None:
-    """Print the steps of a plan and their options that are not the defaults."""
+    """Print the steps of a plan, what is done of them, and their options that are not the defaults."""
     rows: list[dict[str, Any]] = [
-        {"step": step.title, "options": options.model_dump(mode="json", exclude_defaults=True)} for step, options in plan
+        {"step": step.title, "state": _state(at, step, options), "options": options.model_dump(mode="json", exclude_defaults=True)}
+        for step, options in plan
     ]
     if as_json:
         print_json({"run": str(at.path), "plan": rows})
         return
     for row in rows:
         words = " ".join(f"{name}={value}" for name, value in row["options"].items())
-        print(f"{row['step']:20} {words}")
+        print(f"{row['step']:18} {row['state']:10} {words}")
+
+
+def _state(at: Settings, step: Step, options: Options) -> str:
+    """Say what lies in a step's folder: score and report have one for each set, or are made anew each time."""
+    from miner.store import PLAN
+
+    if step.stage in ("score", "report"):
+        return "as needed"
+    given = options.model_dump(mode="json", exclude_defaults=True)
+    name = getattr(options, "name", step.name)
+    below = {"ingest": "", "export": f"/{name}.{getattr(options, 'format', '')}"}.get(step.stage, f"/{name}")
+    folder = f"{STAGES.index(step.stage) + 1}_{FOLDERS[step.stage]}{below}"
+    manifest = at.run.find(folder)
+    if manifest is None:
+        return "half done" if (at.path / folder / PLAN).exists() else "to do"
+    changed = [name for name, value in given.items() if manifest.options.get(name, value) != value]
+    return f"was made with another {', '.join(changed)}" if changed else "done"

@@ -84,9 +84,8 @@ def _add(to: typer.Typer, step: Step) -> None:
             for name, value in values.items()
             if getattr(context.get_parameter_source(name), "name", "") in ("COMMANDLINE", "ENVIRONMENT")
         }
-        path = (
-            [step.stage, step.name or explicit.get("name", "")] if step.name or "name" in step.part.options.model_fields else [step.stage]
-        )
+        name = step.name or (explicit.get("name", "") if "name" in step.part.options.model_fields else None)
+        path = [step.stage] if name is None else [step.stage, name]
         options = build(step.part.options, section(context.obj.config, *path) | explicit, step.title)
         perform(context.obj, step, options, **common)
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cli.flags import read_config
 from cli.steps import Step
 from miner.errors import UserError
 from miner.options import Options
+from scoring.options import Select
 
 if TYPE_CHECKING:
     from miner.store import Manifest, Run
@@ -55,7 +56,7 @@ def perform(
     if dry_run:
         from scoring.select import preview
 
-        print_json({"dry_run": True, **preview(at.run, options)}) if as_json else print_preview(preview(at.run, options))  # type: ignore[arg-type]
+        (print_json if as_json else print_preview)(preview(at.made_run, cast(Select, options)))
         return
     with (at.run if step.stage == "ingest" else at.made_run).lock():
         manifests = call(at.run, step, options, force, workers)

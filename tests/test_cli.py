@@ -99,6 +99,20 @@ def test_flags_win_over_quarry_toml_and_environment_names_the_run(quarry, tmp_pa
     assert (options["sources"], options["max_rank"], options["name"]) == (["bm25:2"], 4, "five")
 
 
+def test_run_dry_run_says_what_is_done(quarry, tmp_path):
+    toy_run(tmp_path / "run")
+    (tmp_path / "quarry.toml").write_text("[mine.random]\nk = 2\n[mine.bm25]\nk = 9\n[select.five]\nfrom = 'bm25:2'\n")
+    before = sorted(tmp_path.rglob("*"))
+    plan = {step["step"]: step["state"] for step in json.loads(quarry("run", "--dry-run", "--json")[1])["plan"]}
+    assert plan == {
+        "index bm25": "to do", "mine bm25": "was made with another k", "mine random": "to do", "judge similarity": "done",
+        "judge duplicates": "to do", "select": "to do", "score": "as needed", "report": "as needed",
+    }  # fmt: skip
+    assert sorted(tmp_path.rglob("*")) == before
+    quarry("mine", "random")
+    assert "mine random        done       k=2" in quarry("run", "--dry-run")[1]
+
+
 def test_select_dry_run_writes_nothing(quarry, tmp_path):
     toy_run(tmp_path / "run")
     code, out, _ = quarry("select", "five", "--from", "bm25:2", "--dry-run", "--json")
