@@ -100,15 +100,15 @@ def print_manifest(manifest: "Manifest") -> None:
     how = "already done" if manifest.skipped else f"{manifest.seconds:.1f} s, peak {manifest.peak_memory_mb:,.0f} MB"
     if manifest.resumed_shards and not manifest.skipped:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
-    print(f"{manifest.stage}: {count_words(manifest.rows)} ({how})")
+    print(f"{manifest.stage}: {count_words(manifest.stage, manifest.rows)} ({how})")
     print_drops(manifest.drops)
     if manifest.facts.get("protected_by") == "ids":
         print("  positives are kept out by id alone; `quarry judge duplicates` also finds their copies, then select again")
 
 
-def count_words(rows: dict[str, int]) -> str:
-    """Say how many rows of each table there are; a row of a set is a negative."""
-    words = {"sets": "negatives", "per_query": "queries", "histograms": "bins"}
+def count_words(stage: str, rows: dict[str, int]) -> str:
+    """Say how many rows of each table a stage has; a row of a set is a negative."""
+    words = {"sets": "negatives" if stage.startswith("5_sets") else "sets", "per_query": "queries", "histograms": "bins"}
     return ", ".join(f"{count:,} {words.get(name, name.replace('_', ' '))}" for name, count in rows.items())
 
 
@@ -120,5 +120,5 @@ def print_drops(drops: dict[str, int]) -> None:
 
 def print_preview(preview: dict[str, Any]) -> None:
     """Print what select would do."""
-    print("dry run: " + count_words(preview["rows"]))
+    print("dry run: " + count_words("5_sets", preview["rows"]))
     print_drops(preview["drops"])

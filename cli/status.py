@@ -54,7 +54,7 @@ def print_status(run: "Run", as_json: bool) -> None:
         print(f"{run.path} holds nothing yet; begin with `quarry ingest`")
     width = max((len(row["stage"]) for row in rows), default=0)
     for row in rows:
-        counts = count_words(row.get("rows", {}))
+        counts = count_words(row["stage"], row.get("rows", {}))
         cost = f" ({row['seconds']:,.1f} s, peak {row['peak_memory_mb']:,.0f} MB)" if "seconds" in row else ""
         print(f"{row['stage']:{width}}  {row['state']}{': ' if counts else ''}{counts}{cost}")
         print_drops(row.get("drops", {}))
