@@ -39,7 +39,7 @@ def test_beir_tables_are_exact_and_in_order_of_bytes(tmp_path, run):
     assert rejects(run) == []
     assert (manifest.rows, manifest.drops) == ({"documents": 5, "queries": 3, "positives": 4}, {})
     assert manifest.facts == {
-        "format": "beir", "documents": 5, "document_shards": 1, "shard_documents": 65536, "queries": 3, "query_shards": 1,
+        "format": "beir", "documents": 5, "document_shards": 1, "shard_documents": 16384, "queries": 3, "query_shards": 1,
         "shard_queries": 2048,
     }  # fmt: skip
     assert set(manifest.inputs) == {"corpus.jsonl", "queries.jsonl", "qrels/test.tsv"}
