@@ -72,7 +72,7 @@ def _common(step: Step) -> list[inspect.Parameter]:
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type(default), typer.Option(flag, help=about)]
         )
         for name, (flag, default, about) in rows.items()
-    ]  # fmt: skip
+    ]
 
 
 def _add(to: typer.Typer, step: Step) -> None:

@@ -74,9 +74,10 @@ class Vectors:
 
 
 def find_index(run: Run, options: Encoder) -> str | None:
-    """Return the name of a finished dense index whose vectors are those of this encoder, or None."""
-    model = encoder_fingerprint(options)
-    return next((name for name in run.names("2_index") if (made := run.find(f"2_index/{name}")) and made.model == model), None)
+    """Return the name of a finished dense index of the tables as they are now, whose vectors are those of this encoder, or None."""
+    model, tables = encoder_fingerprint(options), run.tables().fingerprint
+    made = {name: run.find(f"2_index/{name}") for name in run.names("2_index")}
+    return next((name for name, index in made.items() if index and index.model == model and index.inputs["1_tables"] == tables), None)
 
 
 def engine_name(search: str) -> str:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 Advance = Callable[[], None]
@@ -67,20 +67,17 @@ def map_shards(task: Callable[[str], None], keys: Sequence[str], workers: int = 
             raise
 
 
-class _threads_shared_by:
+@contextmanager
+def _threads_shared_by(workers: int) -> Iterator[None]:
     """Give each worker its part of the cores: spawned processes read these variables when they import their libraries."""
-
-    def __init__(self, workers: int):
-        self.share = str(max(1, (os.cpu_count() or 1) // workers))
-
-    def __enter__(self) -> None:
-        self.before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-        os.environ.update({name: value or self.share for name, value in self.before.items()})
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self.before.items():
-            if value is None:
-                del os.environ[name]
+    share = str(max(1, (os.cpu_count() or 1) // workers))
+    missing = [name for name in THREAD_VARIABLES if name not in os.environ]
+    os.environ.update(dict.fromkeys(missing, share))
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
 
 
 def _end_with_parent() -> None:

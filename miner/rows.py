@@ -16,7 +16,7 @@ LONGEST_ID = 512  # bytes; ids are kept as fixed-width bytes, so a single long o
 LONGEST_RAW = 500
 
 Name = Literal["documents", "queries", "positives", "captions", "rejects"]
-Origin = Literal["listed", "hashed", "paired"]  # a listed id must not come twice; a hashed one, or one of a pair, may with the same text
+# A row's origin is "listed", "hashed" or "paired": a listed id must not come twice; a hashed one, or one of a pair, may with the same text.
 Item: TypeAlias = tuple[Name, tuple[Any, ...]]
 Build: TypeAlias = Callable[[dict[str, Any]], Iterator[Item]]
 

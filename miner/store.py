@@ -365,7 +365,7 @@ class Stopwatch:
         return round(time.perf_counter() - self.start, 3)
 
     def peak_memory_mb(self) -> float:
-        """Return the peak resident memory in MB: this process, or a worker's if that is larger."""
+        """Return the peak resident memory in MB: this process's since the start, or if larger the largest of any worker it ever had."""
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             lines = Path("/proc/self/status").read_text().splitlines()

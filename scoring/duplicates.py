@@ -43,10 +43,9 @@ def judge_duplicates(run: Run, options: JudgeDuplicates, how: How) -> Manifest:
     Raises:
         UserError: there are no tables, or a source is older than they are.
     """
-    sources = judged_sources(run, how)
-    inputs = {"1_tables": run.tables().fingerprint} | {f"3_candidates/{name}": made for name, made in sources.items()}
+    sources, inputs = judged_sources(run, how)
     stage = Stage("4_judgments/duplicates", "judgments", options.record(), inputs)
-    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, list(sources)), run.query_shards(), how)
+    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, sources), run.query_shards(), how)
 
 
 @cache

@@ -10,16 +10,17 @@ from miner.random_documents import mine_random
 from miner.store import Run
 
 
-def judged_sources(run: Run, how: How) -> dict[str, str]:
-    """Return every finished source with its fingerprint: what a judge judges. The source `random` is drawn if it is not there.
+def judged_sources(run: Run, how: How) -> tuple[list[str], dict[str, str]]:
+    """Return what a judge judges: the names of all finished sources, and the judge's inputs. `random` is drawn if it is not there.
 
     Raises:
         UserError: there are no tables, or a source is older than they are.
     """
-    run.tables()
+    inputs = {"1_tables": run.tables().fingerprint}
     if run.find("3_candidates/random") is None:
         mine_random(run, MineRandom(), how)
-    return {name: run.need_current(f"3_candidates/{name}", f"mine {name}").fingerprint for name in run.names("3_candidates")}
+    names = run.names("3_candidates")
+    return names, inputs | {f"3_candidates/{name}": run.need_current(f"3_candidates/{name}", f"mine {name}").fingerprint for name in names}
 
 
 def candidate_pairs(run: Run, corpus: Corpus, query_ids: list[str], sources: list[str], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -23,13 +23,12 @@ from scoring.pairs import candidate_pairs, judged_sources
 
 def judge_similarity(run: Run, options: JudgeSimilarity, how: How) -> Manifest:
     """Judge all pairs of all sources: candidates, positives + encoder -> 4_judgments/similarity."""
-    sources = judged_sources(run, how)
+    sources, inputs = judged_sources(run, how)
     options = target_encoder(run, options)
     index = find_index(run, options)
-    inputs = {"1_tables": run.tables().fingerprint} | {f"3_candidates/{name}": made for name, made in sources.items()}
     stage = Stage("4_judgments/similarity", "judgments", options.record(), inputs, model=encoder_fingerprint(options))
     facts = {**encoder_facts(options), "vectors": f"2_index/{index}" if index else "encoded per shard"}
-    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, list(sources), index), run.query_shards(), how, lambda: facts)
+    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, sources, index), run.query_shards(), how, lambda: facts)
 
 
 def target_encoder(run: Run, options: JudgeSimilarity) -> JudgeSimilarity:

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from toy import GOLD, rows, toy_run
@@ -67,6 +69,15 @@ def test_another_target_encoder_does_not_read_the_indexs_vectors(tmp_path, encod
         row[:2]: row[2] for row in rows(run, "4_judgments/similarity", "query_id", "doc_id", "score", "judge") if row[3] == "similarity"
     }
     assert scores == pytest.approx({pair: to_query[pair] for pair in scores}, abs=1e-6)
+
+
+def test_an_index_of_other_tables_does_not_lend_its_vectors(tmp_path, encoder):
+    run, options = toy_run(tmp_path / "run", similarity=None), JudgeSimilarity(encoder=encoder, dtype="fp32")
+    index_dense(run, IndexDense(encoder=encoder, dtype="fp32"), How())
+    newer = toy_run(tmp_path / "newer", similarity=None, shard_queries=2)
+    shutil.copytree(run.path / "2_index", newer.path / "2_index")
+    assert judge_similarity(newer, options, How()).facts["vectors"] == "encoded per shard"
+    assert judge_similarity(run, options, How()).facts["vectors"] == "2_index/dense"
 
 
 def test_random_documents_depend_on_seed_and_query_alone(tmp_path):
