@@ -86,12 +86,9 @@ class Stdlib(Ingest):
 
 
 class IndexBm25(Options):
-    """BM25 index with rank-bm25's Okapi scores."""
+    """BM25 index: which words stand in which document, how often. What a word weighs is decided when it is searched."""
 
     name: str = Field("bm25", description="name of the index, for more than one", pattern=NAME)
-    k1: float = Field(1.5, ge=0, description="saturation of term frequency")
-    b: float = Field(0.75, ge=0, le=1, description="weight of document length")
-    epsilon: float = Field(0.25, ge=0, description="floor of a negative idf, as a share of the average idf")
     token_pattern: str = Field(r"(?u)\b\w+\b", description="regular expression of a token; text is lowercased first")
     stop_words: Literal["none", "english"] = Field("none", description="words to leave out")
     stemmer: Literal["none", "english"] = Field("none", description="Snowball stemmer")
@@ -106,7 +103,9 @@ class Encoder(Options):
     max_length: int | None = Field(None, ge=1, description="tokens that are read of a text [default: the model's own]")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps [default: the best there is]")
-    batch_size: int = Field(32, ge=1, description="texts a batch")
+    batch_tokens: int | None = Field(None, ge=1, description="tokens a batch, padding counted [default: by device]")
+    truncate_dim: int | None = Field(None, ge=1, description="keep only the first N dimensions (Matryoshka models)")
+    backend: Literal["torch", "onnx", "openvino"] = Field("torch", description="what sentence-transformers runs the model with")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
 
@@ -117,18 +116,32 @@ class IndexDense(Encoder):
 
 
 class MineBm25(Options):
-    """BM25 candidates."""
+    """BM25 candidates, with the scores of rank-bm25."""
 
     k: int = flag("-k", 50, ge=1, description="candidates per query; positives that are found come on top")
-    name: str = Field("bm25", description="which index, and name of the source", pattern=NAME)
+    name: str = Field("bm25", description="name of the source", pattern=NAME)
+    index: str | None = Field(None, description="which index [default: the one named as the source]", pattern=NAME)
+    variant: Literal["okapi", "l", "plus"] = Field("okapi", description="BM25Okapi, BM25L or BM25Plus of rank-bm25")
+    k1: float = Field(1.5, ge=0, description="saturation of term frequency")
+    b: float = Field(0.75, ge=0, le=1, description="weight of document length")
+    epsilon: float = Field(0.25, ge=0, description="okapi: floor of a negative idf, as a share of the average idf")
+    delta: float | None = Field(None, ge=0, description="l, plus: what a word's presence is worth [default: l 0.5, plus 1]")
+    engine: Literal["quarry", "rank-bm25"] = Field("quarry", description="rank-bm25: the library itself, slow, as the reference")
 
 
 class MineDense(Options):
-    """Dense candidates: exact search by inner product."""
+    """Dense candidates: search by inner product, exact unless a factory is named."""
 
     k: int = flag("-k", 50, ge=1, description="candidates per query; positives that are found come on top")
-    name: str = Field("dense", description="which index, and name of the source", pattern=NAME)
-    search: Literal["auto", "faiss", "numpy"] = Field("auto", description="engine; auto: faiss if installed. All give the same answer")
+    name: str = Field("dense", description="name of the source", pattern=NAME)
+    index: str | None = Field(None, description="which index [default: the one named as the source]", pattern=NAME)
+    search: Literal["auto", "torch", "faiss", "numpy"] = Field("auto", description="engine; all exact ones give the same answer")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to search; auto: GPUs if the engine can use them")
+    factory: str | None = Field(None, description="a FAISS index_factory string, such as IVF1024,Flat or HNSW32: approximate")
+    parameters: str | None = Field(None, description="FAISS search parameters for the factory, such as nprobe=32 or efSearch=128")
+    group_documents: int = Field(2_000_000, ge=1, description="documents in one FAISS index of a factory; more are cut and merged")
+    queries_from_positives: bool = Field(False, description="search with each query's positives instead of the query")
+    symmetric: bool = Field(False, description="search with the query and with its positives; the best score counts")
 
 
 class MineRandom(Options):

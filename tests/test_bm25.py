@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rank_bm25 import BM25Okapi
+from rank_bm25 import BM25L, BM25Okapi, BM25Plus
 from toy import QUERY_TEXTS, Toy, rows, toy_run
 
-from miner.bm25 import _search, index_bm25, mine_bm25, tokenizer
+from miner.bm25 import Bm25, _push, index_bm25, mine_bm25
 from miner.engine import How
 from miner.errors import UserError
 from miner.options import IndexBm25, MineBm25
@@ -25,26 +25,40 @@ LETTER_TOY = {
 }
 
 
-def reference(texts, query, options):
-    """(-score, document number) of every document that scores above zero, as rank_bm25 says, best first."""
-    tokens = [re.findall(options.token_pattern, text.lower()) for text in texts]
-    scores = BM25Okapi(tokens, k1=options.k1, b=options.b, epsilon=options.epsilon).get_scores(
-        re.findall(options.token_pattern, query.lower())
-    )
-    # rounded: documents that score the same up to the last bits are a tie, whichever way each formula rounds them
-    return sorted((-round(score, 9), number) for number, score in enumerate(scores) if score > 1e-9)
+KINDS = {"okapi": BM25Okapi, "l": BM25L, "plus": BM25Plus}
+SETTINGS = [
+    MineBm25(k=9),
+    MineBm25(k=9, k1=0.9, b=0.4, epsilon=0.1),
+    MineBm25(k=9, b=1.0),
+    MineBm25(k=9, variant="l"),
+    MineBm25(k=9, variant="l", k1=1.2, b=0.3, delta=0.25),
+    MineBm25(k=9, variant="plus"),
+    MineBm25(k=9, variant="plus", k1=2.0, b=0.0, delta=0.5),
+]
 
 
-@pytest.mark.parametrize("index", [IndexBm25(), IndexBm25(k1=0.9, b=0.4, epsilon=0.1), IndexBm25(b=1.0, token_pattern=r"[b-z]")])
-def test_scores_and_order_are_rank_bm25s(tmp_path, index):
+def reference(texts, query, options, pattern=r"\w+"):
+    """(-score, row) of every document that shares a word with the query and scores above zero, as rank_bm25 says, best first."""
+    tokens, asked = [re.findall(pattern, text.lower()) for text in texts], re.findall(pattern, query.lower())
+    delta = {} if options.delta is None else {"delta": options.delta}
+    last = {"epsilon": options.epsilon} if options.variant == "okapi" else delta
+    scores = KINDS[options.variant](tokens, k1=options.k1, b=options.b, **last).get_scores(asked)
+    # as float32, which the table keeps: documents that score the same but for the last bits are a tie, whichever way each formula rounds
+    return sorted((-float(np.float32(score)), row) for row, score in enumerate(scores) if score > 0 and set(tokens[row]) & set(asked))
+
+
+@pytest.mark.parametrize("engine", ["quarry", "rank-bm25"])
+@pytest.mark.parametrize("options", SETTINGS, ids=lambda options: f"{options.variant}-{options.k1}-{options.b}")
+@pytest.mark.parametrize("pattern", [r"(?u)\b\w+\b", r"[b-z]"])
+def test_scores_and_order_are_rank_bm25s(tmp_path, options, engine, pattern):
     run = toy_run(tmp_path, **LETTER_TOY)
-    index_bm25(run, index, How())
-    mine_bm25(run, MineBm25(k=9), How())
+    index_bm25(run, IndexBm25(token_pattern=pattern), How())
+    mine_bm25(run, options.model_copy(update={"engine": engine}), How())
     ids = sorted(LETTER_TOY["documents"])
     texts = [LETTER_TOY["documents"][doc_id][1] for doc_id in ids]
     found = rows(run, "3_candidates/bm25", "query_id", "rank", "doc_id", "score", "source", "parent_id")
     for query_id, text in LETTER_TOY["queries"].items():
-        expected = reference(texts, text, index)
+        expected = reference(texts, text, options, pattern)
         mine = [row[1:] for row in found if row[0] == query_id]
         assert len(mine) >= min(9, len(expected))
         assert [(rank, doc_id) for rank, doc_id, *_ in mine] == [(rank, ids[row]) for rank, (_, row) in enumerate(expected[: len(mine)], 1)]
@@ -53,31 +67,52 @@ def test_scores_and_order_are_rank_bm25s(tmp_path, index):
     assert len(found) > 30
 
 
-def test_index_weights_agree_with_rank_bm25_to_twelve_digits(tmp_path):
+def test_a_word_in_most_documents_keeps_rank_bm25s_floor(tmp_path):
     run = toy_run(tmp_path, **LETTER_TOY)
     index_bm25(run, IndexBm25(), How())
-    folder = run.path / "2_index/bm25"
-    terms = run.read("2_index/bm25", "terms")["term"].to_pylist()
-    indptr, rows_, weights = (np.load(folder / f"{name}.npy") for name in ("indptr", "rows", "weights"))
-    texts = [text.split() for _, (_, text) in sorted(LETTER_TOY["documents"].items())]
-    okapi = BM25Okapi(texts)
-    assert okapi.idf["a"] == 0.25 * okapi.average_idf > 0  # the rule for a negative idf is at work
-    assert sorted(terms) == sorted(okapi.idf)
-    for number, term in enumerate(terms):
-        mine = np.zeros(len(texts))
-        mine[rows_[indptr[number] : indptr[number + 1]]] = weights[indptr[number] : indptr[number + 1]]
-        np.testing.assert_allclose(mine, okapi.get_scores([term]), rtol=1e-12)
+    model = BM25Okapi([text.split() for _, (_, text) in sorted(LETTER_TOY["documents"].items())])
+    assert model.idf["a"] == 0.25 * model.average_idf > 0  # the rule for a negative idf is at work
+    found, scores = Bm25(run, MineBm25()).search(["a"], 50)
+    assert scores[0][found[0] >= 0] == pytest.approx(sorted(filter(None, model.get_scores(["a"])), reverse=True), rel=1e-7)
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 60))
+def test_other_parameters_need_no_new_index(tmp_path):
+    run = toy_run(tmp_path, **LETTER_TOY)
+    index_bm25(run, IndexBm25(), How())
+    mine_bm25(run, MineBm25(), How())
+    other = mine_bm25(run, MineBm25(name="bm25-plus", index="bm25", variant="plus"), How())
+    assert other.inputs["2_index/bm25"] == run.find("3_candidates/bm25").inputs["2_index/bm25"]
+    both = [rows(run, f"3_candidates/{name}", "query_id", "doc_id", "score") for name in ("bm25", "bm25-plus")]
+    assert both[0] != both[1] and len(both[1]) > 30
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=60), st.integers(1, 60))
 @settings(max_examples=200, deadline=None)
 def test_the_heap_keeps_the_best_and_of_equal_scores_the_lower_rows(scores, depth):
-    depth, width = min(depth, len(scores)), len(scores)
-    out_rows, out_scores = np.full((1, depth), -1), np.full((1, depth), -np.inf)
-    matrix = np.array([0, width]), np.arange(width, dtype=np.int32), np.array(scores, float)
-    _search(*matrix, np.array([0, 1]), np.array([0]), width, out_rows, out_scores)
-    expected = sorted((-score, row) for row, score in enumerate(scores) if score > 0)[:depth]
-    assert sorted((-score, row) for row, score in zip(out_rows[0], out_scores[0], strict=True) if row >= 0) == expected
+    heap_rows, heap, size = np.full(depth, -1), np.full(depth, -np.inf), 0
+    for row, score in enumerate(scores):
+        if size < depth or score > heap[0]:
+            size = _push(heap_rows, heap, size, row, float(score))
+    expected = sorted((-score, row) for row, score in enumerate(scores))[:depth]
+    assert sorted((-score, row) for row, score in zip(heap_rows[:size], heap[:size], strict=True)) == expected
+    assert (size == len(expected) and heap[0] == -expected[-1][0]) or size < depth
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30))
+@settings(max_examples=8, deadline=None)
+def test_any_number_of_shards_is_one_answer(tmp_path_factory, seed, k):
+    letters = random.Random(seed)
+    falling = [60 / rank for rank in range(1, 27)]
+    texts = {f"d{n:03d}": ("", " ".join(letters.choices(ALPHABET, falling, k=letters.randint(0, 9)))) for n in range(51)}
+    queries = {f"q{n}": " ".join(letters.choices(ALPHABET, k=letters.randint(0, 4))) or "?" for n in range(6)}
+    toy = {"documents": texts, "queries": queries, "positives": {"q0": ["d003", "d050"]}, **NO_SOURCE}
+    answers = []
+    for shards in (1, 3, 17):
+        run = toy_run(tmp_path_factory.mktemp("run"), **toy, shard_documents=51 // shards)
+        index_bm25(run, IndexBm25(), How())
+        mine_bm25(run, MineBm25(k=k), How())
+        answers.append([run.read("3_candidates/bm25", key) for key in run.query_shards()])
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_equal_scores_are_in_order_of_doc_id_and_copies_are_not_lost(tmp_path):
@@ -85,8 +120,8 @@ def test_equal_scores_are_in_order_of_doc_id_and_copies_are_not_lost(tmp_path):
     toy = {"documents": texts, "queries": {"q": "same"}, "positives": {"q": ["d00"]}}
     for shards in (3, 40):
         run = toy_run(tmp_path / str(shards), **toy, **NO_SOURCE, shard_documents=shards)
-        index_bm25(run, IndexBm25(b=1.0), How())
-        mine_bm25(run, MineBm25(k=3), How())
+        index_bm25(run, IndexBm25(), How())
+        mine_bm25(run, MineBm25(k=3, b=1.0), How())
         assert rows(run, "3_candidates/bm25", "doc_id", "rank") == [("d00", 1), ("d01", 2), ("d02", 3), ("d03", 4)]
 
 
@@ -110,11 +145,6 @@ def test_k_counts_documents_that_are_no_positives(tmp_path):
         negatives = [doc_id for doc_id in ranked if doc_id not in gold][:2]
         until = ranked.index(negatives[-1]) + 1 if len(negatives) == 2 else len(ranked)
         assert [row[1] for row in rows(run, "3_candidates/bm25", "query_id", "doc_id") if row[0] == query_id] == ranked[:until]
-
-
-def test_stop_words_and_stemmer():
-    assert tokenizer(IndexBm25())("The Bees' dances!") == ["the", "bees", "dances"]
-    assert tokenizer(IndexBm25(stop_words="english", stemmer="english"))("The Bees' dances!") == ["bee", "danc"]
 
 
 def test_a_wrong_pattern_and_a_pattern_that_finds_nothing_are_said(tmp_path):
