@@ -4,6 +4,7 @@ A shard keeps sums per query, `6_metrics/_per_query/<set>`; from these alone com
 paired differences of two sets. The same resamples serve every set.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -37,6 +38,8 @@ Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a
 def score(run: Run, options: Score, how: How) -> list[Manifest]:
     """Score sets and all sources: sets, similarities, candidates, positives -> 6_metrics.
 
+    Sources that were not searched with the queries alone are left out: that they rank a positive high or low says nothing of them.
+
     A set's scores are those of judge "similarity", whatever judge its recipe used. Signal is the mean over the set's pairs (query,
     negative), margin the mean over its triples (query, positive, negative): both pooled, so a query counts by its pairs and a mixture
     weighs its sources per negative.
@@ -52,7 +55,17 @@ def score(run: Run, options: Score, how: How) -> list[Manifest]:
     if not names and not sources:
         raise UserError(f"{run.path} has neither a set nor a source to score; run `quarry mine SOURCE` and `quarry select SET` first")
     scored = [_score_set(run, name, options, how) for name in names]
-    return scored + [_score_source(run, name, options, how) for name in sources]
+    return scored + [_score_source(run, name, options, how) for name in sources if _answers_queries(run, name)]
+
+
+def _answers_queries(run: Run, source: str) -> bool:
+    """Tell whether a source's ranks say how well it finds positives. If not, take measures away that an earlier one of its name left."""
+    found = run.need_current(f"3_candidates/{source}", f"mine {source}")
+    if found.facts.get("searched_with", "query") == "query":
+        return True
+    shutil.rmtree(run.path / SOURCES / source, ignore_errors=True)
+    (run.path / FOLDER / f"source-{source}.parquet").unlink(missing_ok=True)
+    return False
 
 
 def metrics(run: Run) -> pa.Table:

@@ -5,54 +5,17 @@ import pytest
 from conftest import make_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import DOCUMENT_TEXTS, QUERY_TEXTS, rows, toy_run
+from toy import DOCUMENT_TEXTS, GOLD, QUERY_TEXTS, rows, toy_run
+from vectors import found_by, plane, write_vectors
 
-from miner.dense import ENGINES, Vectors, engine_name, index_dense, mine_dense, search_block
+from miner.dense import Vectors, find_index, fold, index_dense, mine_dense
 from miner.engine import How
 from miner.errors import UserError
-from miner.exact import dots
 from miner.models import encoder_fingerprint, load_encoder, locate
 from miner.options import Encoder, IndexBm25, IndexDense, MineDense
 from miner.tables import full_text
 
 NO_SOURCE = {"candidates": {}, "similarity": None}
-
-
-def slow(queries, block, depth):
-    """The answer by definition: float64 products, cast, sorted by score, then row."""
-    scores = (queries.astype(np.float64) @ block.astype(np.float64).T).astype(np.float32)
-    order = [sorted(range(len(block)), key=lambda row, line=line: (-line[row], row))[:depth] for line in scores]
-    return np.array(order), scores
-
-
-@pytest.mark.parametrize("engine", sorted(ENGINES))
-@given(st.integers(0, 10**6), st.integers(1, 80), st.integers(1, 90), st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
-def test_every_engine_gives_the_exact_answer_with_ties_by_row(engine, seed, documents, depth, distinct):
-    random = np.random.default_rng(seed)
-    # few distinct vectors: blocks of equal documents, larger than what an engine is asked for
-    block = (random.integers(-2, 3, (min(distinct, 7), 8)).astype(np.float32))[random.integers(0, min(distinct, 7), documents)]
-    queries = random.integers(-2, 3, (3, 8)).astype(np.float32)
-    found, scores = search_block(ENGINES[engine], queries, block, depth)
-    expected, all_scores = slow(queries, block, depth)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(scores, np.take_along_axis(all_scores, expected, 1))
-
-
-def test_engines_agree_to_the_last_bit_on_real_numbers():
-    random = np.random.default_rng(0)
-    block, queries = (random.normal(size=(count, 96)).astype(np.float32) for count in (3000, 40))
-    block /= np.linalg.norm(block, axis=1, keepdims=True)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    first, second = (search_block(ENGINES[engine], queries, block, 50) for engine in ("faiss", "numpy"))
-    np.testing.assert_array_equal(first[0], second[0])
-    assert first[1].tobytes() == second[1].tobytes()
-    np.testing.assert_array_equal(first[0], slow(queries, block, 50)[0])
-
-
-def test_no_document_scores_minus_infinity():
-    vectors = np.ones((2, 5), np.float32)
-    assert dots(vectors, np.array([0, 1]), vectors, np.array([1, -1])).tolist() == [5.0, -np.inf]
 
 
 def test_mined_candidates_are_the_nearest(tmp_path, encoder):
@@ -81,14 +44,35 @@ def test_more_asked_than_there_is_gives_all_and_no_padding(tmp_path, encoder):
     assert all(np.isfinite(score) for *_, score in found)
 
 
-def test_shards_workers_and_engines_do_not_matter(tmp_path, encoder):
-    results = []
-    for shards, workers, engine in ((1, 1, "numpy"), (4, 2, "faiss"), (12, 1, "faiss")):
-        run = toy_run(tmp_path / str(shards), shard_documents=shards, shard_queries=shards, **NO_SOURCE)
-        index_dense(run, IndexDense(encoder=encoder, dtype="fp32"), How(workers=workers))
-        mine_dense(run, MineDense(k=4, search=engine), How())
-        results.append(rows(run, "3_candidates/dense", "query_id", "doc_id", "rank"))
-    assert results[0] == results[1] == results[2]
+def test_shards_workers_and_engines_do_not_matter(tmp_path):
+    random, results = np.random.default_rng(0), []
+    documents, queries = (random.integers(-1, 2, (count, 3)).astype(np.float32) for count in (12, 5))  # with ties
+    for shards, workers, engine in ((1, 1, "numpy"), (4, 2, "auto"), (12, 1, "torch"), (5, 1, "faiss")):
+        run = write_vectors(toy_run(tmp_path / str(shards), shard_documents=shards, shard_queries=shards, **NO_SOURCE), documents, queries)
+        made = mine_dense(run, MineDense(k=4, search=engine, device="cpu"), How(workers=workers))
+        assert made.facts == {"engine": "torch" if engine == "auto" else engine, "device": "cpu", "searched_with": "query"}
+        results.append(rows(run, "3_candidates/dense", "query_id", "doc_id", "rank", "score"))
+    assert results[0] == results[1] == results[2] == results[3]
+
+
+def test_engine_and_device_are_no_part_of_the_fingerprint_but_what_was_searched_with_is(tmp_path):
+    run = write_vectors(toy_run(tmp_path, **NO_SOURCE), *plane())
+    made = mine_dense(run, MineDense(k=2, search="numpy"), How())
+    assert mine_dense(run, MineDense(k=2, search="faiss", device="cpu"), How()).skipped
+    assert mine_dense(run, MineDense(k=2, index="dense"), How()).fingerprint == made.fingerprint
+    with pytest.raises(UserError, match="searched_with='query', now 'positives'"):
+        mine_dense(run, MineDense(k=2, queries_from_positives=True), How())
+
+
+def test_a_source_of_another_name_can_share_an_index(tmp_path):
+    run = write_vectors(toy_run(tmp_path, **NO_SOURCE), *plane())
+    mine_dense(run, MineDense(k=2), How())
+    mine_dense(run, MineDense(k=2, name="again", index="dense"), How())
+    shown = ("query_id", "doc_id", "rank", "score")
+    assert rows(run, "3_candidates/again", *shown) == rows(run, "3_candidates/dense", *shown)
+    assert {source for (source,) in rows(run, "3_candidates/again", "source")} == {"again"}
+    with pytest.raises(UserError, match="2_index/other does not exist; run `quarry index dense`"):
+        mine_dense(run, MineDense(index="other"), How())
 
 
 def test_two_checkpoints_never_share_vectors(tmp_path, encoder, other_encoder):
@@ -152,13 +136,6 @@ def test_a_model_that_is_not_to_be_had_is_one_line():
         assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_faiss_asked_for_but_missing(monkeypatch):
-    monkeypatch.setattr("miner.dense.find_spec", lambda name: None)
-    assert engine_name("auto") == "numpy"
-    with pytest.raises(UserError, match="pip install"):
-        engine_name("faiss")
-
-
 def test_an_index_of_the_other_kind_is_refused(tmp_path, encoder):
     from miner.bm25 import index_bm25
 
@@ -175,3 +152,102 @@ def test_vectors_are_read_by_row_in_any_order(tmp_path, encoder):
     whole = np.vstack([vectors.block(key) for key in vectors.corpus.keys])
     order = np.array([11, 0, 5, 4, 5])
     np.testing.assert_array_equal(vectors.documents(order), whole[order])
+
+
+@pytest.mark.parametrize("shards", [1, 3, 12])
+def test_positives_search_instead_of_the_query_and_are_left_out(tmp_path, shards):
+    run = write_vectors(
+        toy_run(tmp_path, shard_documents=shards, shard_queries=shards, positives={**GOLD, "q3": []}, **NO_SOURCE), *plane()
+    )
+    made = mine_dense(run, MineDense(k=3, queries_from_positives=True), How())
+    assert found_by(run) == {
+        "q1": ["d02", "d03", "d04"],  # its positive is d01
+        "q2": ["d01", "d04", "d05"],  # d02 and d03: d01 is 10.3 degrees from one, d04 11.5 from the other
+        "q4": ["d04", "d08", "d03"],  # d05, d06, d07; q3 has no positive and finds nothing
+        "q5": ["d11", "d10", "d09"],  # d12
+    }
+    assert made.facts["searched_with"] == "positives"
+
+
+def test_query_and_positives_search_together_and_the_best_score_counts(tmp_path):
+    run = write_vectors(toy_run(tmp_path, positives={**GOLD, "q3": []}, **NO_SOURCE), *plane())
+    made = mine_dense(run, MineDense(k=3, symmetric=True), How())
+    found = found_by(run)
+    assert found["q1"] == ["d02", "d03", "d04"]  # the query, at 200 degrees, is 53.7 from its best document
+    assert found["q3"] == ["d12", "d11", "d10"]  # no positive: the query alone
+    assert made.facts["searched_with"] == "query and positives"
+    scores = {row[0]: row[1] for row in rows(run, "3_candidates/dense", "doc_id", "score", "query_id") if row[2] == "q1"}
+    assert scores["d02"] == pytest.approx(np.cos(np.radians(10.3)))
+
+
+def test_captions_find_captions_that_are_near_to_the_text_or_to_its_document(tmp_path):
+    """Each caption is a query and its own positive; an image has two of them. Prompts make query and document vectors differ."""
+    captions = [f"c{number:02d}" for number in range(8)]
+    images = {caption: [captions[place // 2 * 2], captions[place // 2 * 2 + 1]] for place, caption in enumerate(captions)}
+    toy = {"documents": dict.fromkeys(captions, ("", "a caption")), "queries": dict.fromkeys(captions, "a caption"), "positives": images}
+    random = np.random.default_rng(0)
+    documents, queries = (random.normal(size=(8, 4)).astype(np.float32) for _ in range(2))
+    run = write_vectors(toy_run(tmp_path, **toy, **NO_SOURCE), documents, queries)
+    mine_dense(run, MineDense(k=3, symmetric=True), How())
+    for place, caption in enumerate(captions):
+        own = [captions.index(other) for other in images[caption]]
+        best = np.max(np.vstack((queries[[place]], documents[own])) @ documents.T, axis=0)
+        order = [captions[row] for row in np.argsort(-best) if row not in own][:3]
+        assert found_by(run)[caption] == order
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_folding_is_by_best_score_then_row_without_positives(seed, queries, k):
+    random = np.random.default_rng(seed)
+    searchers, width = random.integers(0, 10), random.integers(1, 8)
+    found = np.array([random.choice(9, width, replace=False) for _ in range(searchers)], np.int64).reshape(-1, width)
+    found[random.random(found.shape) < 0.2] = -1
+    scores = np.where(found < 0, -np.inf, random.integers(-2, 3, found.shape)).astype(np.float32)
+    owners = np.sort(random.integers(0, queries, searchers)) if seed % 2 else random.integers(0, queries, searchers)
+    positives = random.integers(0, queries, 4), random.integers(0, 9, 4)
+    rows, values = fold((found, scores), owners, positives, queries, k)
+    own = set(zip(*(part.tolist() for part in positives), strict=True))
+    for query in range(queries):
+        best = {}
+        for row, score in zip(found[owners == query].ravel().tolist(), scores[owners == query].ravel().tolist(), strict=True):
+            if row >= 0 and (query, row) not in own:
+                best[row] = max(score, best.get(row, -np.inf))
+        order = sorted(best, key=lambda row: (-best[row], row))[:k]
+        assert rows[query].tolist() == order + [-1] * (k - len(order))
+        assert values[query].tolist() == [best[row] for row in order] + [-np.inf] * (k - len(order))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"symmetric": True, "queries_from_positives": True}, "give one of them"),
+        ({"parameters": "nprobe=3"}, "name it with --factory"),
+        ({"factory": "Flat", "search": "torch"}, "not by --search torch"),
+        ({"factory": "Flat", "search": "numpy"}, "not by --search numpy"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_in_one_line(tmp_path, options, words):
+    run = write_vectors(toy_run(tmp_path, **NO_SOURCE), *plane())
+    with pytest.raises(UserError, match=words) as caught:
+        mine_dense(run, MineDense(**options), How())
+    assert "\n" not in str(caught.value) and not (run.path / "3_candidates").exists()
+
+
+def test_no_gpu_though_asked_for_is_one_loud_line(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("miner.flat.gpus", lambda name: 0)
+    run = write_vectors(toy_run(tmp_path, shard_queries=1, **NO_SOURCE), *plane())
+    made = mine_dense(run, MineDense(k=2, device="cuda"), How())
+    assert [record.getMessage() for record in caplog.records] == ["--device cuda, but torch sees no GPU here: searching on the CPU"]
+    assert made.facts["device"] == "cpu" and found_by(run)["q5"] == ["d12", "d11", "d10"]  # d12 is its positive, and comes on top
+
+
+def test_an_approximate_index_is_not_taken_for_a_dense_one(tmp_path, encoder):
+    run = toy_run(tmp_path, **NO_SOURCE)
+    options = IndexDense(encoder=encoder, dtype="fp32", name="z")
+    index_dense(run, options, How())
+    mine_dense(run, MineDense(k=2, name="z", factory="Flat"), How())
+    assert run.names("2_index") == ["z", "z.Flat"]
+    assert find_index(run, Encoder(encoder=encoder, dtype="fp32")) == "z"
+    with pytest.raises(UserError, match="is a faiss index"):
+        mine_dense(run, MineDense(index="z.Flat"), How())

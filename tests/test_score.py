@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -220,6 +221,17 @@ def test_a_source_without_k_is_as_deep_as_its_deepest_rank(tmp_path):
     score(run, PLAIN, HOW)
     assert set(values(run, "bm25")) == {"ndcg@6", "recall@6"}
     assert set(values(run, "dense")) == {"ndcg@5", "recall@5"}
+
+
+def test_sources_not_searched_with_the_query_alone_are_not_measured(tmp_path):
+    run = toy_run(tmp_path)
+    score(run, PLAIN, HOW)
+    assert "ndcg@5" in values(run, "dense")
+    for name, searched_with in (("dense", "positives"), ("bm25", "query")):
+        file = run.path / "3_candidates" / name / "_manifest.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"facts": {"searched_with": searched_with}}))
+    score(run, PLAIN, HOW)
+    assert not values(run, "dense") and "ndcg@5" in values(run, "bm25")  # what an earlier source of the name left is gone
 
 
 def test_queries_without_positives_do_not_count_for_sources(tmp_path):
