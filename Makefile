@@ -25,5 +25,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)
-	$(BIN)/python bench/flow.py
+bench: $(VENV)/.bench
+	$(BIN)/python bench/search.py
+
+$(VENV)/.bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,encoder,dev,bench]'
+	touch $(VENV)/.bench
