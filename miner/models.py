@@ -30,10 +30,16 @@ BACKEND_FILES = {  # of a backend other than torch, if they are there; else the 
     "openvino": ["*openvino_model.xml", "*openvino_model.bin"],
 }
 BACKEND_MODULES = {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel.openvino"}
-# Tokens of a batch, by kind of device. On a CPU activations should stay in its cache: of 512 to 16,384, 2,048 was the fastest or within
-# 3 % of it at 64, 128 and 256 tokens a text, in fp32 and bf16. A GPU wants work for milliseconds at a time, in as much memory as any has:
-# 65,536 tokens are 0.2 GB a layer of MiniLM in bf16 and 0.5 GB of a large BERT.
-BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+# Tokens of a batch, by kind of device and dtype. On a CPU activations should stay in its cache, and bf16 ones are half as large: of 512 to
+# 16,384, these were the fastest or within 5 % of it at 64, 128 and 256 tokens a text. A GPU wants work for milliseconds at a time, in as
+# much memory as any has: 65,536 tokens are 0.2 GB a layer of MiniLM in bf16 and 0.5 GB of a large BERT.
+BATCH_TOKENS = {
+    ("cpu", "fp32"): 2_048,
+    ("cpu", "bf16"): 4_096,
+    ("cuda", "fp32"): 65_536,
+    ("cuda", "bf16"): 65_536,
+    ("cuda", "fp16"): 65_536,
+}
 OTHER_BATCH_TOKENS = 16_384
 
 
@@ -124,7 +130,7 @@ def resolve(options: Encoder) -> tuple[str, str, int]:
         if options.dtype not in ("auto", "fp32"):
             raise UserError(f"--backend {options.backend} computes in what its file says, not in {options.dtype}; leave --dtype out")
         dtype = "fp32"
-    return device, dtype, options.batch_tokens or BATCH_TOKENS.get(device.partition(":")[0], OTHER_BATCH_TOKENS)
+    return device, dtype, options.batch_tokens or BATCH_TOKENS.get((device.partition(":")[0], dtype), OTHER_BATCH_TOKENS)
 
 
 def encoder_facts(options: Encoder) -> dict[str, Any]:

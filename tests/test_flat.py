@@ -191,13 +191,13 @@ class Full:
         self.holds, self.asked, self.real = holds, [], flat._not_out
         monkeypatch.setattr(flat, "_not_out", self)
 
-    def __call__(self, top, queries, documents, device):
+    def __call__(self, top, queries, documents):
         import torch
 
         self.asked.append(len(documents.values))
         if len(documents.values) > self.holds:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.real(top, queries, documents, device)
+        return self.real(top, queries, documents)
 
 
 def test_out_of_memory_halves_what_is_searched_at_a_time(monkeypatch, caplog):

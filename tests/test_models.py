@@ -131,7 +131,7 @@ def test_no_texts_and_the_bundled_options(encoder):
     encode = load_encoder(Encoder(encoder=encoder, dtype="fp32"))
     assert encode([], "query").shape == (0, 32)
     assert load_encoder(Encoder(encoder=encoder, dtype="fp32", truncate_dim=5))([], "query").shape == (0, 5)
-    assert encode.batch_tokens == encoder_facts(Encoder(device="cpu"))["batch_tokens"]
+    assert encode.batch_tokens == encoder_facts(Encoder(device="cpu", dtype="fp32"))["batch_tokens"]
 
 
 def test_max_length_is_what_is_read(encoder):
@@ -243,7 +243,7 @@ def test_what_decides_vectors_is_in_the_fingerprint_and_what_does_not_is_not(enc
         {"query_prompt": ""},
     )]  # fmt: skip
     assert len({usual, *others}) == 8
-    assert fingerprint(batch_tokens=resolve(Encoder(device="cpu"))[2]) == usual
+    assert fingerprint(batch_tokens=resolve(Encoder(device="cpu", dtype="fp32"))[2]) == usual
     assert fingerprint(device="cuda:0") == fingerprint(device="cuda:1") == fingerprint(device="cuda") != usual
 
 
