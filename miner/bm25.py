@@ -17,25 +17,23 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
-import numba
 import numpy as np
 import pyarrow as pa
 
 from miner.corpus import Corpus, texts_of
 from miner.engine import How
 from miner.errors import UserError
-from miner.exact import best, candidates, depth_for, in_threads, positive_rows
+from miner.exact import EMPTY, best, candidates, depth_for, in_order, in_threads, positive_rows
 from miner.options import IndexBm25, MineBm25
+from miner.postings import VARIANT, Columns, Weights, count_postings, search_postings, weigh_postings
 from miner.store import Manifest, Run, Shard, Stage, run_stage, write_array
 from miner.tokens import tokenize, tokenizer
 
 DELTA = {"okapi": 0.0, "l": 0.5, "plus": 1.0}  # rank_bm25's defaults
-VARIANT = {"okapi": 0, "l": 1, "plus": 2}  # as the kernel knows them
 DENSE = 4  # terms in more than a DENSE-th of a shard's documents are added as whole columns: that runs in vector registers
-BLOCK = 64  # sums that are held against the threshold at a time
 
 
 def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:
@@ -63,7 +61,7 @@ def _index_shard(run: Run, options: IndexBm25, key: str) -> Shard:
     order = np.argsort(hashes)
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    frequency, starts, rows = _postings(tokens.starts, place[tokens.ids], len(order))
+    frequency, starts, rows = count_postings(tokens.starts, place[tokens.ids], len(order))
     terms = pa.array(tokens.terms, pa.string()).take(pa.array(order))
     files = {
         f"_terms/{key}": pa.table({"hash": hashes[order], "term": terms, "documents": np.diff(starts)}),
@@ -80,31 +78,6 @@ def hashes_of(terms: Sequence[str]) -> np.ndarray:
     """Return 64 bits that stand for each term, uint64."""
     digests = b"".join(hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest() for term in terms)
     return np.frombuffer(digests, "<u8").astype(np.uint64)
-
-
-@numba.njit(cache=True, nogil=True)
-def _postings(text_starts, ids, terms):  # type: ignore[no-untyped-def] # compiled
-    """Count: tokens of texts (starts and ids) -> frequencies, starts (terms + 1,) and rows of postings, by term, then row."""
-    last, starts = np.full(terms, -1, np.int64), np.zeros(terms + 1, np.int64)
-    for row in range(len(text_starts) - 1):
-        for token in range(text_starts[row], text_starts[row + 1]):
-            if last[ids[token]] != row:
-                last[ids[token]] = row
-                starts[ids[token] + 1] += 1
-    starts = np.cumsum(starts)
-    frequency, rows = np.empty(starts[-1], np.int64), np.empty(starts[-1], np.int32)
-    filled = starts[:-1].copy()
-    last[:] = -1
-    for row in range(len(text_starts) - 1):
-        for token in range(text_starts[row], text_starts[row + 1]):
-            term = ids[token]
-            if last[term] == row:
-                frequency[filled[term] - 1] += 1
-            else:
-                last[term] = row
-                frequency[filled[term]], rows[filled[term]] = 1, row
-                filled[term] += 1
-    return frequency, starts, rows
 
 
 def _count_corpus(run: Run, options: IndexBm25) -> dict[str, Any]:
@@ -131,16 +104,6 @@ def _count_corpus(run: Run, options: IndexBm25) -> dict[str, Any]:
 def okapi_idf(documents: np.ndarray, corpus: int) -> np.ndarray:
     """Return rank_bm25's idf of terms that stand in `documents` of `corpus` documents, before its floor: ln((N - df + .5) / (df + .5))."""
     return np.log(corpus - documents + 0.5) - np.log(documents + 0.5)
-
-
-class Weights(NamedTuple):
-    """What decides what a term weighs in a document: a variant of rank_bm25 with its parameters."""
-
-    variant: int
-    k1: float
-    b: float
-    delta: float
-    mean_length: float
 
 
 class Bm25:
@@ -181,22 +144,21 @@ class Bm25:
         idf = self.idf(hashes)
         known = np.isfinite(idf)[queries.ids]
         starts, ids = np.concatenate(([0], np.cumsum(known)))[queries.starts], queries.ids[known]
-        shape = (len(texts), min(depth, len(self.corpus)))
-        rows, scores, sizes = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32), np.zeros(len(texts), np.int64)
+        keys = np.full((len(texts), min(depth, len(self.corpus))), EMPTY, np.int64)
         absent = idf[ids] * (self.weights.delta if self.options.variant == "plus" else 0)  # for each word, in every document
         base = np.diff(np.concatenate(([0], np.cumsum(absent)))[starts])
         for key in self.corpus.keys:
             columns = self._columns(key, hashes, np.nan_to_num(idf))
             first = int(self.corpus.shard_rows(key)[0])
 
-            def work(part: slice, columns: "Columns" = columns, first: int = first) -> None:
+            def work(part: slice, columns: Columns = columns, first: int = first) -> None:
                 bounds = starts[part.start : part.stop + 1]
-                _search(bounds, ids, tuple(columns), first, base[part], (rows[part], scores[part], sizes[part]))
+                search_postings(bounds, ids, tuple(columns), first, base[part], keys[part])
 
             in_threads(len(texts), work)
-        return best(rows, scores, shape[1])
+        return in_order(keys)
 
-    def _columns(self, key: str, hashes: np.ndarray, idf: np.ndarray) -> "Columns":
+    def _columns(self, key: str, hashes: np.ndarray, idf: np.ndarray) -> Columns:
         """Weigh the postings of some terms in one shard."""
         here, all_starts = self._load(f"_hashes/{key}"), self._load(f"_starts/{key}")
         lengths = self._load(key)
@@ -212,144 +174,12 @@ class Bm25:
         postings = (self._load(f"_rows/{key}"), self._load(f"_frequencies/{key}"), lengths)
 
         def work(part: slice) -> None:
-            _weigh(postings, begin[part], starts[part.start : part.stop + 1], idf[part], tuple(self.weights), rows, weights)
+            weigh_postings(postings, begin[part], starts[part.start : part.stop + 1], idf[part], tuple(self.weights), rows, weights)
 
         in_threads(len(hashes), work)
         for term in wide:
             dense[column[term], rows[starts[term] : starts[term + 1]]] = weights[starts[term] : starts[term + 1]]
         return Columns(starts, rows, weights, column, dense)
-
-
-class Columns(NamedTuple):
-    """The weighed postings of t terms in one shard of m documents.
-
-    Attributes:
-        starts: (t + 1,) int64, where each term's postings lie.
-        rows: int32, rows of the shard. weights: float64.
-        column: (t,) int64, the line of `dense` that holds the same as a whole column, or -1.
-        dense: (columns, m) float64.
-    """
-
-    starts: np.ndarray
-    rows: np.ndarray
-    weights: np.ndarray
-    column: np.ndarray
-    dense: np.ndarray
-
-
-@numba.njit(cache=True, nogil=True)
-def _weigh(postings, begin, starts, idf, how, out_rows, out_weights):  # type: ignore[no-untyped-def] # compiled
-    """Weigh postings of terms with rank_bm25's operations, one by one, so that every bit is its own."""
-    rows, frequencies, lengths = postings
-    variant, k1, b, delta, mean_length = how
-    for term in range(len(begin)):
-        for out in range(starts[term], starts[term + 1]):
-            entry = begin[term] + out - starts[term]
-            frequency, row = np.float64(frequencies[entry]), rows[entry]
-            norm = 1 - b + b * lengths[row] / mean_length
-            if variant == 0:
-                weight = idf[term] * (frequency * (k1 + 1) / (frequency + k1 * norm))
-            elif variant == 1:
-                share = frequency / norm
-                weight = idf[term] * frequency * (k1 + 1) * (share + delta) / (k1 + share + delta)
-            else:  # beyond what every document gets for the word
-                weight = idf[term] * (frequency * (k1 + 1) / (k1 * norm + frequency))
-            out_rows[out], out_weights[out] = row, weight
-
-
-@numba.njit(cache=True, nogil=True)
-def _search(query_starts, ids, columns, first, base, found):  # type: ignore[no-untyped-def] # compiled
-    """Sum the columns of each query's tokens in one shard; let what beats the worst of its best so far into its heap.
-
-    Args:
-        query_starts: (n + 1,), ids: the tokens of n queries. columns: `Columns`. first: the shard's first row.
-        base: (n,), what each query gives to every document.
-        found: rows (n, depth), scores (n, depth) and sizes (n,): the heaps, worst first, which this changes.
-    """
-    all_rows, all_scores, sizes = found
-    sums = np.zeros(columns[-1].shape[1], np.float64)
-    for query in range(len(query_starts) - 1):
-        terms = ids[query_starts[query] : query_starts[query + 1]]
-        if len(terms):
-            _add(terms, columns, sums)
-            sizes[query] = _keep(sums, first, base[query], all_rows[query], all_scores[query], sizes[query])
-
-
-@numba.njit(cache=True, nogil=True)
-def _add(terms, columns, sums):  # type: ignore[no-untyped-def] # compiled
-    starts, rows, weights, column, dense = columns
-    for term in terms:
-        if column[term] >= 0:
-            line = dense[column[term]]
-            for row in range(len(sums)):
-                sums[row] += line[row]
-        else:
-            for entry in range(starts[term], starts[term + 1]):
-                sums[rows[entry]] += weights[entry]
-
-
-@numba.njit(cache=True, nogil=True)
-def _keep(sums, first, base, heap_rows, heap, size):  # type: ignore[no-untyped-def] # compiled
-    """Let the rows whose sums beat the worst in a heap into it, set the sums to zero, and return the heap's size."""
-    limit = _sure(sums, len(heap)) if size < len(heap) else _limit(heap, size, base)
-    for block in range(0, len(sums), BLOCK):
-        part = sums[block : block + BLOCK]
-        above = 0
-        for place in range(len(part)):
-            above += part[place] > limit
-        if above:
-            for place in range(len(part)):
-                score = np.float32(part[place] + base)
-                # a row that only equals the worst kept so far is worse: rows come in order
-                if part[place] > limit and (size < len(heap) or score > heap[0]):
-                    size = _push(heap_rows, heap, size, first + block + place, score)
-                    limit = max(limit, _limit(heap, size, base))
-        part[:] = 0.0
-    return size
-
-
-@numba.njit(cache=True, nogil=True)
-def _sure(sums, depth):  # type: ignore[no-untyped-def] # compiled
-    """Return what at least `depth` sums exceed, 0 if that is not known: as many blocks have a largest sum above it."""
-    blocks = len(sums) // BLOCK
-    if blocks < depth:
-        return 0.0
-    largest = np.zeros(blocks)
-    for block in range(blocks):
-        for place in range(block * BLOCK, (block + 1) * BLOCK):
-            largest[block] = max(largest[block], sums[place])
-    return np.partition(largest, blocks - depth)[blocks - depth] * (1 - 1e-6)
-
-
-@numba.njit(cache=True, nogil=True)
-def _limit(heap, size, base):  # type: ignore[no-untyped-def] # compiled
-    """Return what a sum must at least exceed to get into the heap; a little less, so that no rounding leaves anything out."""
-    return 0.0 if size < len(heap) else max(0.0, heap[0] * (1 - 1e-6) - base)
-
-
-@numba.njit(cache=True, nogil=True)
-def _push(heap_rows, heap, size, row, score):  # type: ignore[no-untyped-def] # compiled
-    """Let a row into a heap whose root is the worst (of equal scores the higher row); in a full heap it takes the root's place."""
-    depth = len(heap)
-    if size < depth:  # let it rise from the end
-        place = size
-        size += 1
-        while place > 0 and score <= heap[(place - 1) // 2]:  # equal: the later row is worse, so nearer the root
-            heap[place], heap_rows[place] = heap[(place - 1) // 2], heap_rows[(place - 1) // 2]
-            place = (place - 1) // 2
-    else:  # let it sink from the root
-        place = 0
-        while 2 * place + 1 < depth:
-            child = 2 * place + 1
-            right = child + 1
-            if right < depth and (heap[right] < heap[child] or (heap[right] == heap[child] and heap_rows[right] > heap_rows[child])):
-                child = right
-            if heap[child] >= score:
-                break  # an equal child has the lower row: it is better, and stays below
-            heap[place], heap_rows[place] = heap[child], heap_rows[child]
-            place = child
-    heap[place], heap_rows[place] = score, row
-    return size
 
 
 def delta_of(options: MineBm25) -> float:

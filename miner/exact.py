@@ -93,8 +93,7 @@ class Top:
 
     Attributes:
         queries: (n, d) float32, contiguous.
-        keys: (n, depth) int64, each line a heap with its worst document first. A key holds the score above and the row (less is better)
-            below, so that one comparison decides.
+        keys: (n, depth) int64, each line a heap of keys (`key_of`).
     """
 
     def __init__(self, queries: np.ndarray, depth: int):
@@ -139,7 +138,12 @@ class Top:
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (n, depth) int64 and scores (n, depth) float32 in order of rank; -1 and -inf where there are fewer documents."""
-        return _split(np.sort(self.keys, axis=1)[:, ::-1])
+        return in_order(self.keys)
+
+
+def in_order(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what heaps hold (n, depth), best first: rows int64 and scores float32; -1 and -inf where a heap still has room."""
+    return _split(np.sort(keys, axis=1)[:, ::-1])
 
 
 def _split(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,14 +158,20 @@ def _require(sound: bool) -> None:
         raise UserError("the search engine's scores are further off than its arithmetic allows; take another with --search or --device")
 
 
+# A heap is a line of keys with the worst document first, EMPTY where there is none yet. Numba does not see in the cached kernels of other
+# files (miner/postings.py) that one of these three has changed: touch those files too.
+
+
 @numba.njit(cache=True, nogil=True)
-def _key(score, row):  # type: ignore[no-untyped-def] # compiled
+def key_of(score, row):  # type: ignore[no-untyped-def] # compiled
+    """Return a document's key, int64: its float32 score above and its row (less is better) below, so that one comparison decides."""
     bits = np.int64(np.float32(score).view(np.int32))
     return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)) << 32) | (0xFFFFFFFF - row)
 
 
 @numba.njit(cache=True, nogil=True)
-def _worst(heap):  # type: ignore[no-untyped-def] # compiled
+def worst(heap):  # type: ignore[no-untyped-def] # compiled
+    """Return the score of a heap's worst document, -inf while there is room."""
     if heap[0] == EMPTY:
         return np.float32(-np.inf)
     bits = heap[0] >> 32
@@ -169,7 +179,8 @@ def _worst(heap):  # type: ignore[no-untyped-def] # compiled
 
 
 @numba.njit(cache=True, nogil=True)
-def _replace_worst(heap, key):  # type: ignore[no-untyped-def] # compiled
+def replace_worst(heap, key):  # type: ignore[no-untyped-def] # compiled
+    """Let a key, which must be better than the worst, take its place: it sinks from the root."""
     place, child = 0, 1
     while child < len(heap):
         if child + 1 < len(heap):
@@ -190,7 +201,7 @@ def _not_out(heap, doubt, scores):  # type: ignore[no-untyped-def] # compiled
     """
     kind, shift = scores.dtype.type, 32 - 8 * scores.itemsize
     half = 0x7FFFFFFF >> shift
-    limit = _worst(heap) - doubt
+    limit = worst(heap) - doubt
     if not limit > -np.inf:
         return kind(0), kind(2 * half + 1)
     if shift == 16:
@@ -218,9 +229,9 @@ def _offer_tile(scores, doubt, queries, keys, block, first):  # type: ignore[no-
                     continue
                 score, about = _dot(query, block, start + place, room), np.int32(np.int64(part[place]) << shift).view(np.float32)
                 sound &= not abs(score - about) > allowed + abs(score) * (HALF_BIT if shift == 16 else 0.0)
-                key = _key(score, first + start + place)
+                key = key_of(score, first + start + place)
                 if key > heap[0]:
-                    _replace_worst(heap, key)
+                    replace_worst(heap, key)
                     base, span = _not_out(heap, allowed, row)
     return sound
 
@@ -233,13 +244,13 @@ def _offer_some(starts, places, scores, doubt, queries, keys, block, first):  # 
         query[:] = queries[line]
         for entry in range(starts[line], starts[line + 1]):
             place = places[entry]
-            if place < 0 or scores[entry] < _worst(heap) - doubt[line]:
+            if place < 0 or scores[entry] < worst(heap) - doubt[line]:
                 continue
             score = _dot(query, block, place, room)
             sound &= not abs(score - scores[entry]) > doubt[line]
-            key = _key(score, first + place)
+            key = key_of(score, first + place)
             if key > heap[0]:
-                _replace_worst(heap, key)
+                replace_worst(heap, key)
     return sound
 
 

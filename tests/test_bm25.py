@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25L, BM25Okapi, BM25Plus
 from toy import QUERY_TEXTS, Toy, rows, toy_run
 
-from miner.bm25 import Bm25, _push, index_bm25, mine_bm25
+from miner.bm25 import Bm25, index_bm25, mine_bm25
 from miner.engine import How
 from miner.errors import UserError
+from miner.exact import EMPTY, in_order, key_of, replace_worst, worst
 from miner.options import IndexBm25, MineBm25
 
 NO_SOURCE = {"candidates": {}, "similarity": None}
@@ -86,16 +87,20 @@ def test_other_parameters_need_no_new_index(tmp_path):
     assert both[0] != both[1] and len(both[1]) > 30
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=60), st.integers(1, 60))
+@given(st.lists(st.integers(-2, 5), min_size=1, max_size=60).flatmap(lambda s: st.permutations(list(enumerate(s)))), st.integers(1, 60))
 @settings(max_examples=200, deadline=None)
-def test_the_heap_keeps_the_best_and_of_equal_scores_the_lower_rows(scores, depth):
-    heap_rows, heap, size = np.full(depth, -1), np.full(depth, -np.inf), 0
-    for row, score in enumerate(scores):
-        if size < depth or score > heap[0]:
-            size = _push(heap_rows, heap, size, row, float(score))
-    expected = sorted((-score, row) for row, score in enumerate(scores))[:depth]
-    assert sorted((-score, row) for row, score in zip(heap_rows[:size], heap[:size], strict=True)) == expected
-    assert (size == len(expected) and heap[0] == -expected[-1][0]) or size < depth
+def test_the_heap_keeps_the_best_and_of_equal_scores_the_lower_rows(offered, depth):
+    heap = np.full(depth, EMPTY)
+    for row, score in offered:
+        key = key_of(score, row)
+        if key > heap[0]:
+            replace_worst(heap, key)
+    expected = sorted((-score, row) for row, score in offered)[:depth]
+    found, scores = in_order(heap[None])
+    size = len(expected)
+    assert [(-score, row) for row, score in zip(found[0, :size], scores[0, :size], strict=True)] == expected
+    assert set(found[0, size:]) <= {-1} and set(scores[0, size:]) <= {-np.inf}
+    assert worst(heap) == (-expected[-1][0] if size == depth else -np.inf)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30))
@@ -113,6 +118,20 @@ def test_any_number_of_shards_is_one_answer(tmp_path_factory, seed, k):
         mine_bm25(run, MineBm25(k=k), How())
         answers.append([run.read("3_candidates/bm25", key) for key in run.query_shards()])
     assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("options", [MineBm25(), MineBm25(variant="plus", b=0.0)], ids=["okapi", "plus"])
+def test_in_shards_of_many_blocks_nothing_of_the_best_is_left_out(tmp_path, options):
+    letters = random.Random(3)
+    texts = [" ".join(letters.choices(ALPHABET, [60 / rank for rank in range(1, 27)], k=letters.randint(1, 12))) for _ in range(700)]
+    run = toy_run(tmp_path, documents={f"d{n:03d}": ("", text) for n, text in enumerate(texts)}, **NO_SOURCE, shard_documents=400)
+    index_bm25(run, IndexBm25(), How())
+    queries = ["a b", "k z k", "e", "x y z c"]
+    found, scores = Bm25(run, options).search(queries, 4)
+    for number, query in enumerate(queries):
+        expected = reference(texts, query, options)[:4]
+        assert found[number].tolist() == [row for _, row in expected]
+        assert scores[number] == pytest.approx([-score for score, _ in expected], rel=1e-6)
 
 
 def test_equal_scores_are_in_order_of_doc_id_and_copies_are_not_lost(tmp_path):
