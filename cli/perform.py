@@ -102,7 +102,7 @@ def print_manifest(manifest: "Manifest") -> None:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
     print(f"{manifest.stage}: {count_words(manifest.stage, manifest.rows)} ({how})")
     print_drops(manifest.drops)
-    if manifest.facts.get("protected_by") == "ids":
+    if "text" not in manifest.facts.get("protected_by", "text"):
         print("  positives are kept out by id alone; `quarry judge duplicates` also finds their copies, then select again")
 
 

@@ -124,6 +124,8 @@ def pairs(options: Pairs) -> Reading:
         needs[options.positive_id] = "--positive-id"
         if options.corpus:
             del needs[options.positive]  # ids are enough where a corpus has the texts
+    if options.label:
+        needs[options.label] = "--label"
     inputs = {options.file: file.fingerprint()}
     rows = build_rows(file, "queries", records(file, needs, (options.positive,)), partial(_pair, options))
     if options.corpus:
@@ -162,18 +164,20 @@ def _pair(options: Pairs, record: dict[str, Any]) -> Iterator[Item]:
 
 
 def _positives(options: Pairs, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a record's positives one by one. A string is one positive, never a list of its characters."""
-    texts = _as_list(record.get(options.positive))
-    if not options.positive_id:
-        if not texts:
-            raise Reject(f"missing_{options.positive}")
-        return [{options.positive: text} for text in texts]
-    ids = _as_list(record.get(options.positive_id))
-    if not ids:
-        raise Reject(f"missing_{options.positive_id}")
-    if texts and len(texts) != len(ids):
+    """Return a record's positives one by one. A string is one positive, never a list of its characters; one label is that of them all."""
+    columns = {options.positive: _as_list(record.get(options.positive))}
+    named = options.positive_id or options.positive
+    if options.positive_id:
+        columns[named] = _as_list(record.get(named))
+    count = len(columns[named])
+    if not count:
+        raise Reject(f"missing_{named}")
+    if options.label:
+        label = record.get(options.label)
+        columns[options.label] = label if isinstance(label, list) else [label] * count
+    if any(len(values) != count for values in columns.values() if values):
         raise Reject("unequal_lists")
-    return [{options.positive: text, options.positive_id: doc_id} for text, doc_id in zip(texts or [None] * len(ids), ids, strict=True)]
+    return [{column: values[place] if values else None for column, values in columns.items()} for place in range(count)]
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -194,6 +198,14 @@ def _positive(options: Pairs, query_id: str, positive: Mapping[str, Any]) -> Ite
     if text.strip():
         yield "documents", (doc_id, "", "paired", text)
     yield "positives", (query_id, doc_id, 1)
+    if options.label and (label := _label(positive, options.label)):
+        yield "labels", (doc_id, label)
+
+
+def _label(positive: Mapping[str, Any], column: str) -> str:
+    """Return a class label as text; null and blank are no label."""
+    value = positive[column]
+    return "" if is_null(value) else str(value) if isinstance(value, bool) else text_of(positive, column).strip()
 
 
 def captions(options: Captions) -> Reading:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from miner.engine import Advance, How
 from miner.errors import UserError
@@ -22,7 +23,7 @@ from miner.rows import LONGEST_RAW, Reading
 from miner.staging import Staging, open_staging
 from miner.stdlib import read_stdlib
 from miner.store import PLAN, Manifest, Run, Stage, Stopwatch, atomic, begin, finish, shard_keys, write_table
-from miner.tables import DOCUMENTS, POSITIVES, QUERIES, conform
+from miner.tables import DOCUMENTS, LABELS, POSITIVES, QUERIES, conform
 from miner.trec import find_runs, ingest_run, trec
 
 Options: TypeAlias = Beir | Pairs | Trec | Captions | Stdlib
@@ -81,11 +82,12 @@ def _make(run: Run, stage: Stage, reading: Reading, options: Options, how: How) 
                 _write_documents(staging, folder, facts, advance)
                 _write_queries(staging, folder, facts, advance)
             positives = staging.count("kept_positives")
+            labels = _write_labels(staging, folder / "labels") if isinstance(options, Pairs) and options.label else {}
             _write_rejects(staging, folder / "_rejects.jsonl")
     except UserError:
         shutil.rmtree(folder)
         raise
-    rows = {"documents": facts["documents"], "queries": facts["queries"], "positives": positives}
+    rows = {"documents": facts["documents"], "queries": facts["queries"], "positives": positives, **labels}
     shards = facts["document_shards"] + facts["query_shards"]
     return finish(run, stage, watch, rows=rows, drops=drops, facts=facts, shards=shards, resumed_shards=0)
 
@@ -156,6 +158,15 @@ def _write_queries(staging: Staging, folder: Path, facts: dict[str, Any], advanc
             query = f"SELECT * EXCLUDE (number) FROM kept_{table.name} WHERE {window} ORDER BY {order}"
             write_table(folder / table.name / f"{key}.parquet", conform(staging.connection.sql(query).to_arrow_table(), table))
         advance()
+
+
+def _write_labels(staging: Staging, folder: Path) -> dict[str, int]:
+    """Write the class labels of documents, some rows at a time, as a side table; return how many there are."""
+    query = "SELECT doc_id, label FROM kept_labels ORDER BY doc_id, label"
+    with atomic(folder / "00000.parquet") as temporary, pq.ParquetWriter(temporary, LABELS.schema, compression="zstd") as writer:
+        for batch in staging.connection.sql(query).to_arrow_reader(1 << 17):
+            writer.write_batch(batch)
+    return {"labels": staging.count("kept_labels")}
 
 
 def _write_rejects(staging: Staging, path: Path) -> None:

@@ -56,6 +56,7 @@ class Pairs(Ingest):
     positive: str = Field("positive", description="column with the positive's text, or a list of texts")
     query_id: str | None = Field(None, description="column with the query's id (default: a hash of the text)")
     positive_id: str | None = Field(None, description="column with the positive's id, or a list of ids (default: a hash of the text)")
+    label: str | None = Field(None, description="column with the positive's class label, or a list of labels, one for each positive")
     corpus: str | None = Field(None, description="more documents: a file of the same kinds, or hf:NAME")
     corpus_text: str = Field("text", description="column of the corpus with the text")
     corpus_id: str | None = Field(None, description="column of the corpus with the id (default: _id, id or doc_id if there, else a hash)")
@@ -142,6 +143,30 @@ class MineDense(Options):
     group_documents: int = Field(2_000_000, ge=1, description="documents in one FAISS index of a factory; more are cut and merged")
     queries_from_positives: bool = Field(False, description="search with each query's positives instead of the query")
     symmetric: bool = Field(False, description="search with the query and with its positives; the best score counts")
+
+
+class Reranker(Options):
+    """A sentence-transformers cross-encoder and how it scores a query with a document."""
+
+    reranker: str = Field(
+        "cross-encoder/ms-marco-MiniLM-L6-v2", description="hub id or local path of a cross-encoder that gives one score for a pair"
+    )
+    max_length: int | None = Field(None, ge=8, description="tokens that are read of a pair, the longer text cut first [default: the model's]")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1, mps [default: the best there is]")
+    batch_tokens: int | None = Field(None, ge=1, description="tokens a batch, padding counted [default: by device]")
+    activation: Literal["auto", "sigmoid", "identity"] = Field("auto", description="what is made of the logit; auto: as the model says")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
+class MineCrossEncoder(Reranker):
+    """Cross-encoder candidates: the best of what other sources found."""
+
+    sources: tuple[str, ...] = Field(
+        min_length=1, description="source whose candidates are scored; repeat for more", json_schema_extra={"flag": "--from"}
+    )
+    k: int = flag("-k", 50, ge=1, description="candidates per query; positives that are found come on top")
+    name: str = Field("cross-encoder", description="name of the source", pattern=NAME)
 
 
 class MineRandom(Options):

@@ -15,7 +15,7 @@ from miner.readers import Bad, Input, Records
 LONGEST_ID = 512  # bytes; ids are kept as fixed-width bytes, so a single long one would be paid for by all
 LONGEST_RAW = 500
 
-Name = Literal["documents", "queries", "positives", "captions", "rejects"]
+Name = Literal["documents", "queries", "positives", "labels", "captions", "rejects"]
 # A row's origin is "listed", "hashed" or "paired": a listed id must not come twice; a hashed one, or one of a pair, may with the same text.
 Item: TypeAlias = tuple[Name, tuple[Any, ...]]
 Build: TypeAlias = Callable[[dict[str, Any]], Iterator[Item]]

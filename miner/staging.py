@@ -30,6 +30,7 @@ STAGED = {
     "documents": {"doc_id": TEXT, "title": pa.large_string(), "origin": TEXT, "text": pa.large_string()},
     "queries": {"query_id": TEXT, "origin": TEXT, "text": TEXT},
     "positives": {"query_id": TEXT, "doc_id": TEXT, "relevance": INT},
+    "labels": {"doc_id": TEXT, "label": TEXT},
     "captions": {"id": TEXT, "grouping": TEXT, "origin": TEXT, "text": TEXT},
     "rejects": {"of": TEXT, "reason": TEXT, "raw": TEXT},
 }
@@ -54,6 +55,7 @@ CREATE TEMP TABLE aliases AS SELECT p.doc_id AS old, c.doc_id AS new FROM docume
 JOIN (SELECT hash, arg_min(doc_id, seq) AS doc_id FROM documents WHERE origin <> 'paired' GROUP BY hash) c USING (hash)
 WHERE p.origin = 'paired';
 UPDATE positives SET doc_id = aliases.new FROM aliases WHERE positives.doc_id = aliases.old;
+UPDATE labels SET doc_id = aliases.new FROM aliases WHERE labels.doc_id = aliases.old;
 DELETE FROM documents WHERE doc_id IN (SELECT old FROM aliases);
 """
 CAPTIONS = """
@@ -84,6 +86,7 @@ DELETE FROM numbered WHERE number >= {limit};
 CREATE TABLE kept_queries AS SELECT number, query_id, text FROM queries JOIN numbered USING (query_id);
 CREATE TABLE kept_positives AS SELECT number, query_id, doc_id, relevance
 FROM judged JOIN numbered USING (query_id) WHERE reason IS NULL;
+CREATE TABLE kept_labels AS SELECT DISTINCT doc_id, label FROM labels SEMI JOIN documents USING (doc_id);
 CREATE TABLE places AS SELECT seq, row_number() OVER (ORDER BY doc_id) - 1 AS row FROM documents ORDER BY seq;
 """
 
@@ -169,7 +172,7 @@ class Staging:
             rows.clear()
 
     def validate(self, min_relevance: int, limit: int | None) -> dict[str, int]:
-        """Make kept_queries (numbered in order of query_id), kept_positives and places (seq -> row of a document) of the staged rows.
+        """Make kept_queries (numbered in order of query_id), kept_positives, kept_labels and places (seq -> row of a document).
 
         Returns:
             reason -> rows left out. Queries over the limit are counted as over_limit; they are no rejects.

@@ -31,6 +31,7 @@ from miner.errors import UserError
 
 PLAN, MANIFEST = "_plan.json", "_manifest.json"
 DROPS = b"quarry.drops"
+BEFORE = "_before"  # shards of a stage that grows, set aside until all of them are made from the new inputs
 COUNTS = "_counts"  # what JSON lines cannot carry themselves: rows and drops of each such shard
 Content: TypeAlias = "pa.Table | np.ndarray | str"
 
@@ -45,6 +46,9 @@ class Stage:
         options: the options as plain JSON values.
         inputs: name of each input -> its fingerprint.
         model: fingerprint of the model, if one is used.
+        grows: beginning of the names of inputs that may change without making all afresh: the task finds what a shard held before through
+            `Run.read_before`, and adds to it.
+        cheap: it takes seconds, so it is made afresh without asking when its inputs, and nothing else, have changed.
     """
 
     folder: str
@@ -52,6 +56,8 @@ class Stage:
     options: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
+    grows: str | None = None
+    cheap: bool = False
 
     def plan(self) -> dict[str, Any]:
         """Return all that decides the result, as JSON values."""
@@ -61,6 +67,15 @@ class Stage:
     def fingerprint(self) -> str:
         """Return the hash of the plan."""
         return fingerprint(self.plan())
+
+    def grown_from(self, before: Mapping[str, Any]) -> bool:
+        """Return whether an earlier plan differs from this one only in inputs that may change."""
+
+        def fixed(plan: Mapping[str, Any]) -> dict[str, Any]:
+            stays = {} if self.cheap else {name: value for name, value in plan["inputs"].items() if not name.startswith(self.grows or name)}
+            return {**plan, "inputs": stays}
+
+        return (self.cheap or self.grows is not None) and fixed(before) == fixed(self.plan())
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,11 @@ class Run:
         """Read one shard of a table, such as read("3_candidates/bm25", "00000")."""
         return pq.read_table(self.path / folder / f"{key}.parquet", partitioning=None)
 
+    def read_before(self, folder: str, key: str) -> pa.Table | None:
+        """Read what a shard of a stage that grows held before its inputs changed; None if it held nothing."""
+        file = self.path / folder / BEFORE / f"{key}.parquet"
+        return pq.read_table(file, partitioning=None) if file.exists() else None
+
 
 def shard_keys(count: int) -> list[str]:
     """Return "00000", "00001", … for `count` shards."""
@@ -201,6 +221,7 @@ def run_stage(
         with how.progress(stage.folder, len(todo)) as advance:
             for _ in map_shards(partial(_write_shard, prepare(), folder), todo, how.workers):
                 advance()
+    shutil.rmtree(folder / BEFORE, ignore_errors=True)
     rows, drops = _count(folder, stage.table, keys)
     return finish(run, stage, watch, rows=rows, drops=drops, facts=dict(then()), shards=len(keys), resumed_shards=len(keys) - len(todo))
 
@@ -217,7 +238,12 @@ def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:
     plan = folder / PLAN
     if plan.exists():
         before = json.loads(plan.read_bytes())
-        if before != stage.plan():
+        grown = before != stage.plan() and stage.grown_from(before)
+        if grown and stage.cheap:
+            shutil.rmtree(folder)
+        elif grown:
+            _set_aside(folder)
+        elif before != stage.plan():
             raise UserError(
                 f"{folder} {_difference(before, stage.plan())}; pass --force to make it again, or take another run folder with -r"
             )
@@ -226,6 +252,14 @@ def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:
             return manifest.model_copy(update={"skipped": True})
     write_json(plan, stage.plan())
     return None
+
+
+def _set_aside(folder: Path) -> None:
+    """Move finished shards to where `Run.read_before` finds them; the old plan stays until all are moved, so a kill does no harm."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / BEFORE).mkdir(exist_ok=True)
+    for file in sorted(folder.glob("*.parquet")):
+        os.replace(file, folder / BEFORE / file.name)
 
 
 def finish(run: Run, stage: Stage, watch: "Stopwatch", **counts: Any) -> Manifest:
@@ -244,7 +278,11 @@ def finish(run: Run, stage: Stage, watch: "Stopwatch", **counts: Any) -> Manifes
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in one phrase how two plans differ, options first."""
     old, new = before["options"], now["options"]
-    changed = [f"{name}={old.get(name)!r}, now {new.get(name)!r}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    changed = [
+        f"{name}={old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted({*old, *new})
+        if name not in old or name not in new or old[name] != new[name]
+    ]
     if changed:
         return f"was made with {'; '.join(changed)}"
     if before["model"] != now["model"]:

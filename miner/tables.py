@@ -40,6 +40,7 @@ EDIT = pa.struct(
 DOCUMENTS = _table("documents", "doc_id", doc_id=TEXT, title=TEXT, text=TEXT)
 QUERIES = _table("queries", "query_id", query_id=TEXT, text=TEXT)
 POSITIVES = _table("positives", "query_id doc_id", query_id=TEXT, doc_id=TEXT, relevance=INT)
+LABELS = _table("labels", "doc_id label", doc_id=TEXT, label=TEXT)  # beside positives, where ingest was asked for them
 CANDIDATES = _table("candidates", "query_id doc_id source", query_id=TEXT, doc_id=TEXT, source=TEXT, rank=INT, score=REAL, parent_id=TEXT)
 MADE = _table("made_documents", "doc_id", doc_id=TEXT, text=TEXT, parent_id=TEXT, detail=EDIT)
 JUDGMENTS = _table("judgments", "query_id doc_id judge", query_id=TEXT, doc_id=TEXT, judge=TEXT, score=REAL, verdict=TEXT, reason=TEXT)
@@ -50,9 +51,12 @@ SETS = _table(
 REJECTED = _table(
     "rejected", "query_id doc_id set_name", query_id=TEXT, doc_id=TEXT, set_name=TEXT, reason=TEXT, value=DOUBLE, threshold=DOUBLE
 )
+PROMOTED = _table(
+    "promoted", "query_id doc_id set_name", query_id=TEXT, doc_id=TEXT, set_name=TEXT, reason=TEXT, value=DOUBLE, threshold=DOUBLE
+)
 METRICS = _table("metrics", "set_name measure", set_name=TEXT, measure=TEXT, k=INT, value=DOUBLE, low=DOUBLE, high=DOUBLE, n=pa.int64())
 
-FLOW = (DOCUMENTS, QUERIES, POSITIVES, CANDIDATES, MADE, JUDGMENTS, SETS, REJECTED, METRICS)
+FLOW = (DOCUMENTS, QUERIES, POSITIVES, LABELS, CANDIDATES, MADE, JUDGMENTS, SETS, REJECTED, PROMOTED, METRICS)
 
 
 def conform(table: pa.Table, to: Table) -> pa.Table:

@@ -1,16 +1,22 @@
-"""candidates, positives + texts -> judgments: which candidates are copies, of a positive or of the query itself.
+"""candidates, positives + texts -> judgments: what can never be a negative, seen without a model.
 
 Texts are compared in normal form: NFKC, casefolded, every run of spaces, punctuation, symbols and control characters one space. Two
-texts are near-copies if the Jaccard similarity of their sets of character shingles reaches `near`.
+texts are near-copies if the Jaccard similarity of their sets of character shingles reaches `near`. A text contains a positive, as a page
+contains a passage, if it has at least the share `contain` of the positive's distinct shingles.
 
-Few pairs need that similarity. Each shingle sets one bit of its document, which has one or two bits for each. A bit that only one of two
-documents has set stands for at least one shingle that only one of them has; so with x such bits, and at most m shingles in common, Jaccard
-<= m / (m + x). This bound never passes over a near-copy, and leaves almost none of the other pairs to be compared in full.
+Few pairs need to be compared in full. Each shingle sets one bit of its document, which has one or two bits for each. A bit that only one
+of two documents has set stands for at least one shingle that only one of them has; so with x such bits, and at most m shingles in common,
+Jaccard <= m / (m + x). And a shingle of a positive whose bit a candidate has not set is one that it lacks: with y of the positive's n
+lacking in this way, it has at most (n - y) / n of them. These bounds never pass over a copy, and leave almost no other pair.
+
+What links and labels say, if they were given, is in scoring.guards.
 """
 
 import hashlib
+import shutil
 import sys
 import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -20,14 +26,19 @@ import pyarrow as pa
 
 from miner.corpus import Corpus
 from miner.engine import How
+from miner.errors import UserError
 from miner.exact import positive_rows
+from miner.readers import find_input
 from miner.store import Manifest, Run, Shard, Stage, run_stage
-from miner.tables import JUDGMENTS, conform
+from scoring.guards import open_guards, read_facts, tied, write_guards
 from scoring.options import JudgeDuplicates
-from scoring.pairs import candidate_pairs, judged_sources
+from scoring.pairs import SOURCES, candidate_pairs, in_order, judged_sources, only_new
 
-REASONS = (None, "positive", "same_text", "near_duplicate", "equals_query")  # in order of precedence; None: keep
-KEEP, POSITIVE, SAME_TEXT, NEAR_DUPLICATE, EQUALS_QUERY = range(5)
+FOLDER = "4_judgments/duplicates"
+REASONS = (  # in order of precedence; None: keep
+    None, "positive", "same_text", "near_duplicate", "contains_positive", "equals_query", "linked", "co_cited", "same_label",
+)  # fmt: skip
+KEEP, POSITIVE, SAME_TEXT, NEAR_DUPLICATE, CONTAINS_POSITIVE, EQUALS_QUERY = range(6)
 CHUNK = 4096  # texts, or pairs, that are in memory at a time
 SPACE = 32
 MULTIPLIER, MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
@@ -36,16 +47,39 @@ MULTIPLIER, MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 def judge_duplicates(run: Run, options: JudgeDuplicates, how: How) -> Manifest:
     """Judge all candidates of all sources: candidates, positives -> 4_judgments/duplicates.
 
-    A candidate is dropped as "positive" (its id, score 1), "same_text" (as a positive, score 1), "near_duplicate" (of a positive; score is
-    the highest Jaccard similarity) or "equals_query" (score 1); the first of these that holds is the reason. Else it is kept; score is then
-    the highest Jaccard similarity that had to be computed, null where a bound was enough.
+    A candidate is dropped for the first of these reasons that holds; `score` is what was compared:
+
+        positive            it is one, by id (1)
+        same_text           as a positive's (1)
+        near_duplicate      of a positive (its highest Jaccard similarity, at least `near`)
+        contains_positive   (the highest share of a positive's shingles that it has, at least `contain`)
+        equals_query        its text is the query's (1)
+        linked              to a positive, or from it (null, as below)
+        co_cited            some document, of the corpus or not, links to it and to a positive
+        same_label          it shares a class label with a positive
+
+    Else it is kept; score is then the highest Jaccard similarity that had to be computed, null where the bounds were enough.
 
     Raises:
-        UserError: there are no tables, or a source is older than they are.
+        UserError: there are no tables, a source is older than they are, or the file of links or labels is not there, cannot be read or
+            knows no document of the corpus.
     """
     sources, inputs = judged_sources(run, how)
-    stage = Stage("4_judgments/duplicates", "judgments", options.record(), inputs)
-    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, sources), run.query_shards(), how)
+    given = {name: find_input(file) for name, file in (("links", options.links), ("labels", options.labels)) if file}
+    stage = Stage(FOLDER, "judgments", options.record(), inputs | {name: file.fingerprint() for name, file in given.items()}, grows=SOURCES)
+    return run_stage(run, stage, partial(_prepare, run, options, sources), run.query_shards(), how, lambda: read_facts(run.path / FOLDER))
+
+
+def _prepare(run: Run, options: JudgeDuplicates, sources: list[str]) -> Callable[[str], Shard]:
+    """Write the guards and return the task; a file that is the user's mistake leaves nothing that would stand in the way of the next."""
+    folder = run.path / FOLDER
+    try:
+        write_guards(run, options, folder)
+    except UserError:
+        if not any(folder.rglob("*.parquet")):
+            shutil.rmtree(folder)
+        raise
+    return partial(_judge_shard, run, options, sources)
 
 
 @cache
@@ -106,11 +140,16 @@ def _set_bits(hashes: np.ndarray, width: int) -> np.ndarray:
     return bits
 
 
-def jaccard(left: np.ndarray, right: np.ndarray) -> float:
-    """Return the Jaccard similarity of two sets, each sorted and without repeats; 1 for two empty ones."""
-    common = len(np.intersect1d(left, right, assume_unique=True))
-    union = len(left) + len(right) - common
-    return common / union if union else 1.0
+def likeness(document: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Return the Jaccard similarity of two sets, and the share of the second that the first has; 1 for two, and for a second, empty ones.
+
+    Args:
+        document: sorted and without repeats, as
+        positive: is.
+    """
+    common = len(np.intersect1d(document, positive, assume_unique=True))
+    union = len(document) + len(positive) - common
+    return common / union if union else 1.0, common / len(positive) if len(positive) else 1.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +162,7 @@ class Digests:
         start: (n,) int64, where a text's bits begin in `bits`.
         width: (n,) int64, how many numbers they fill: a power of two.
         bits: (w,) uint64.
+        shingles: place of a text -> its distinct shingles, (s,) uint64; of the positives only.
     """
 
     text: np.ndarray
@@ -130,6 +170,11 @@ class Digests:
     start: np.ndarray
     width: np.ndarray
     bits: np.ndarray
+    shingles: Mapping[int, np.ndarray]
+
+    def may_contain(self, left: np.ndarray, right: int, contain: float) -> np.ndarray:
+        """Return which texts of `left` may have at least the share `contain` of the distinct shingles of the text `right`."""
+        return _may_contain(self.shingles[right], self.bits, self.start[left], self.width[left], contain)
 
     def possible(self, left: np.ndarray, right: int, near: float) -> np.ndarray:
         """Return which texts of `left` may have a Jaccard similarity to the text `right` of at least `near`."""
@@ -148,17 +193,35 @@ class Digests:
         return np.bitwise_or.reduce(whole.reshape(len(places), -1, width), axis=1)
 
 
-def digest(corpus: Corpus, rows: np.ndarray, size: int) -> Digests:
-    """Read the documents of rows, some at a time, and digest their texts."""
+@numba.njit(cache=True, nogil=True)
+def _may_contain(hashes: np.ndarray, bits: np.ndarray, start: np.ndarray, width: np.ndarray, contain: float) -> np.ndarray:
+    possible = np.ones(len(start), np.bool_)
+    for document in range(len(start)):
+        last, lacking = np.uint64(64 * width[document] - 1), 0
+        for value in hashes:
+            place = (value >> np.uint64(32)) & last
+            if not (bits[start[document] + np.int64(place >> np.uint64(6))] >> (place & np.uint64(63))) & np.uint64(1):
+                lacking += 1
+                if (len(hashes) - lacking) / len(hashes) < contain:  # as the share itself is computed and compared
+                    possible[document] = False
+                    break
+    return possible
+
+
+def digest(corpus: Corpus, rows: np.ndarray, size: int, positives: np.ndarray) -> Digests:
+    """Read the documents of rows, some at a time, and digest their texts; `positives` are places in `rows`."""
     text, count, bits = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int64), [np.empty(0, np.uint64)]
+    sets: dict[int, np.ndarray] = dict.fromkeys(positives.tolist(), bits[0])
     for start in range(0, len(rows), CHUNK):
         for place, raw in enumerate(corpus.texts(rows[start : start + CHUNK]), start):
             normal = normalise(raw)
             hashes = shingles(normal, size)
             text[place], count[place] = _text_hash(normal), len(hashes)
             bits.append(_set_bits(hashes, 1 << max(0, len(hashes).bit_length() - 6)))
+            if place in sets:
+                sets[place] = np.unique(hashes)
     width = np.array([len(part) for part in bits[1:]], np.int64)
-    return Digests(text, count, np.cumsum(width) - width, width, np.concatenate(bits))
+    return Digests(text, count, np.cumsum(width) - width, width, np.concatenate(bits), sets)
 
 
 def _text_hash(normal: str) -> np.uint64:
@@ -168,11 +231,12 @@ def _text_hash(normal: str) -> np.uint64:
 def _judge_shard(run: Run, options: JudgeDuplicates, sources: list[str], key: str) -> Shard:
     corpus, queries = Corpus(run), run.read("1_tables/queries", key)
     query_ids = queries["query_id"].to_pylist()
-    query, row = candidate_pairs(run, corpus, query_ids, sources, key)
+    new, known = only_new(run, FOLDER, key, candidate_pairs(run, corpus, query_ids, sources, key))
+    query, row = new.query, new.row
     positive_query, positive_row = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
     rows = np.unique(np.concatenate((row, positive_row)))
-    digests = digest(corpus, rows, options.shingle)
     places, positive_places = np.searchsorted(rows, row), np.searchsorted(rows, positive_row)
+    digests = digest(corpus, rows, options.shingle, positive_places)
 
     reason = np.full(len(row), KEEP)
     compare = [np.empty((0, 3), np.int64)]  # pair, place of its document, place of a positive
@@ -181,14 +245,28 @@ def _judge_shard(run: Run, options: JudgeDuplicates, sources: list[str], key: st
         mine, positives = places[pairs], positive_places[positive_query == number]
         reason[pairs] = by_hash = _by_hash(digests, mine, positives, _text_hash(normalise(text)))
         undecided = (by_hash == KEEP) | (by_hash == EQUALS_QUERY)
-        for positive in positives:
-            near = undecided & digests.possible(mine, positive, options.near)
-            compare.append(np.stack((pairs[near], mine[near], np.full(near.sum(), positive)), axis=1))
+        for positive in positives.tolist():
+            close = undecided & _possible(digests, mine, positive, options)
+            compare.append(np.stack((pairs[close], mine[close], np.full(close.sum(), positive)), axis=1))
 
-    nearest = _nearest(corpus, rows, options.shingle, np.concatenate(compare), len(row))
+    nearest, contained = _compare(corpus, rows, options, np.concatenate(compare), len(row))
+    reason[contained >= options.contain] = CONTAINS_POSITIVE
     reason[nearest >= options.near] = NEAR_DUPLICATE
-    score = np.where((reason == KEEP) | (reason == NEAR_DUPLICATE), nearest, 1.0)
-    return _shard(key, queries["query_id"].take(pa.array(query)), corpus.doc_ids(row), reason, score)
+    for ties in open_guards(run.path / FOLDER):
+        reason[(reason == KEEP) & tied(ties, (query, row), (positive_query, positive_row))] = REASONS.index(ties.reason)
+    compared = [np.isin(reason, (KEEP, NEAR_DUPLICATE)), reason == CONTAINS_POSITIVE, reason <= EQUALS_QUERY]
+    score = np.select(compared, [nearest, contained, 1.0], np.nan)
+    verdict = pa.array(np.where(reason == KEEP, "keep", "drop").tolist(), pa.string())
+    said = new.table("duplicates", score.astype(np.float64), verdict, pa.array([REASONS[code] for code in reason.tolist()], pa.string()))
+    return Shard({key: in_order(known, said)})
+
+
+def _possible(digests: Digests, left: np.ndarray, positive: int, options: JudgeDuplicates) -> np.ndarray:
+    """Return which texts of `left` may be a near-copy of a positive, or contain it."""
+    near = digests.possible(left, positive, options.near)
+    if len(digests.shingles[positive]) < options.contain_shingles:
+        return near
+    return near | digests.may_contain(left, positive, options.contain)
 
 
 def _by_hash(digests: Digests, mine: np.ndarray, positives: np.ndarray, query_hash: np.uint64) -> np.ndarray:
@@ -198,34 +276,25 @@ def _by_hash(digests: Digests, mine: np.ndarray, positives: np.ndarray, query_ha
     return np.select([np.isin(mine, positives), same, equal], [POSITIVE, SAME_TEXT, EQUALS_QUERY], KEEP)
 
 
-def _nearest(corpus: Corpus, rows: np.ndarray, size: int, compare: np.ndarray, count: int) -> np.ndarray:
-    """Return the highest Jaccard similarity of each of `count` pairs, nan where none is asked for.
+def _compare(corpus: Corpus, rows: np.ndarray, options: JudgeDuplicates, compare: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each of `count` pairs the highest Jaccard similarity and the highest share of a positive, nan where none is asked for.
 
     Args:
         corpus: gives the texts, some at a time.
         rows: places -> rows of the corpus.
-        size: characters in a shingle.
+        options: what a shingle is, and how many a positive needs for a share.
         compare: (c, 3) int64: which pair, place of its document, place of a positive.
         count: how many pairs there are.
     """
-    nearest = np.full(count, np.nan)
+    nearest, contained = np.full(count, np.nan), np.full(count, np.nan)
     for start in range(0, len(compare), CHUNK):
         chunk = compare[start : start + CHUNK]
         needed = np.unique(chunk[:, 1:])
         texts = zip(needed.tolist(), corpus.texts(rows[needed]), strict=True)
-        sets = {place: np.unique(shingles(normalise(text), size)) for place, text in texts}
+        sets = {place: np.unique(shingles(normalise(text), options.shingle)) for place, text in texts}
         for pair, document, positive in chunk.tolist():
-            nearest[pair] = np.fmax(nearest[pair], jaccard(sets[document], sets[positive]))
-    return nearest
-
-
-def _shard(key: str, query_ids: pa.ChunkedArray, doc_ids: pa.Array, reason: np.ndarray, score: np.ndarray) -> Shard:
-    columns = {
-        "query_id": query_ids,
-        "doc_id": doc_ids,
-        "judge": pa.array(["duplicates"] * len(reason), pa.string()),
-        "score": pa.array(score.astype(np.float32), mask=np.isnan(score)),
-        "verdict": pa.array(np.where(reason == KEEP, "keep", "drop").tolist(), pa.string()),
-        "reason": pa.array([REASONS[code] for code in reason.tolist()], pa.string()),
-    }
-    return Shard({key: conform(pa.table(columns), JUDGMENTS)})
+            jaccard, share = likeness(sets[document], sets[positive])
+            nearest[pair] = np.fmax(nearest[pair], jaccard)
+            if len(sets[positive]) >= options.contain_shingles:
+                contained[pair] = np.fmax(contained[pair], share)
+    return nearest, contained

@@ -4,9 +4,11 @@ A judge is one file with a plain function (run, options, how) -> Manifest, its o
 """
 
 from miner.sources import Part
-from scoring.options import JudgeDuplicates, JudgeSimilarity
+from scoring.options import JudgeCrossEncoder, JudgeDuplicates, JudgeOverlap, JudgeSimilarity
 
 JUDGES = {
     "similarity": Part(JudgeSimilarity, "scoring.similarity:judge_similarity"),
+    "cross-encoder": Part(JudgeCrossEncoder, "scoring.cross_encoder:judge_cross_encoder"),
     "duplicates": Part(JudgeDuplicates, "scoring.duplicates:judge_duplicates"),
+    "overlap": Part(JudgeOverlap, "scoring.overlap:judge_overlap"),
 }

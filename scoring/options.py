@@ -1,11 +1,12 @@
 """Every option of judge, select, score, report and export, written once, as in miner.options."""
 
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, ValidationInfo
 
-from miner.options import NAME, Encoder, Options, argument, flag
+from miner.options import NAME, Encoder, Options, Reranker, argument, flag
 
 Unsafe = Literal["hinge", "none"]
 Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "scored-list"]
@@ -15,11 +16,73 @@ class JudgeSimilarity(Encoder):
     """Cosine under the target encoder: query to document, and document to the nearest positive."""
 
 
+class JudgeCrossEncoder(Reranker):
+    """The score of a cross-encoder that reads query and document together, for all pairs or within a budget."""
+
+    name: str = Field("cross-encoder", description="name of the judge, for more than one; no dot", pattern=NAME)
+    max_pairs_per_query: int | None = Field(
+        None, ge=1, description="candidates of a query that are scored, positives on top; the others are over_budget [default: all]"
+    )
+    first: str | None = Field(
+        None, description="a cheap reranker, whose best candidates are within the budget [default: those of the best retrieval ranks]"
+    )
+
+
 class JudgeDuplicates(Options):
-    """Copies: a positive itself, the same normalised text, a near-copy of a positive, or the query's own text."""
+    """What can never be a negative, seen without a model: copies of a positive or the query, and what links or labels tie to a positive."""
 
     shingle: int = Field(5, ge=1, description="characters in a shingle of the normalised text")
     near: float = Field(0.9, gt=0, le=1, description="Jaccard similarity of shingles from which a text is a near-copy")
+    contain: float = Field(0.95, gt=0, le=1, description="share of a positive's shingles from which a text contains it")
+    contain_shingles: int = Field(50, ge=1, description="positives with fewer distinct shingles are not looked for in other texts")
+    links: Path | None = Field(
+        None,
+        description="csv, tsv, jsonl or parquet whose first two columns are the ids of a document and of one that it links to; "
+        "a header does no harm, what the corpus does not have is passed over",
+    )
+    hub: int | None = Field(None, ge=2, description="a document that links to more than N does not tie them to each other [default: none]")
+    labels: Path | None = Field(
+        None, description="a file like that of --links: a document's id and its class label; a document may have several"
+    )
+
+
+class JudgeOverlap(Options):
+    """Lexical overlap: the share of a query's words, weighed by idf, that a document has."""
+
+    index: str = Field("bm25", description="which BM25 index: its tokens and its postings serve", pattern=NAME)
+
+
+def read_bound(text: str) -> tuple[str | None, float]:
+    """Return "JUDGE=VALUE" as (judge, value), "VALUE" as (None, value).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    judge, equals, value = text.rpartition("=")
+    try:
+        return (judge if equals else None), float(value)
+    except ValueError:
+        raise ValueError(f"expected VALUE, or JUDGE=VALUE such as cross-encoder=0.9 (found {text!r})") from None
+
+
+def _read_bounds(option: Any, info: ValidationInfo) -> Any:
+    """Bring what flags, TOML and Python give into one form: a number, or texts "JUDGE=VALUE" (in TOML also a table of them)."""
+    if option is None:
+        return None
+    given = [f"{judge}={value}" for judge, value in option.items()] if isinstance(option, dict) else option
+    texts = [str(given)] if isinstance(given, (int, float, str)) else [str(one) for one in given]
+    bounds, (low, high) = [read_bound(text) for text in texts], RANGES.get(info.field_name or "", (-math.inf, math.inf))
+    for judge, value in bounds:
+        if not low <= value <= high:
+            raise ValueError(f"expected {low:g} to {high:g} (found {value:g})")
+        if [other for other, _ in bounds].count(judge) > 1:
+            raise ValueError(f"more than one value for {f'judge {judge}' if judge else 'the judge of --judge'}")
+    return bounds[0][1] if [judge for judge, _ in bounds] == [None] else tuple(texts)
+
+
+RANGES = {"percent_margin": (1e-6, math.inf), "percentile_margin": (0.0, 100.0)}
+Bounds = Annotated[tuple[str, ...] | float | None, BeforeValidator(_read_bounds)]
+OF_JUDGE = "; JUDGE=VALUE for another judge than --judge; repeat for more"
 
 
 class Select(Options):
@@ -30,15 +93,32 @@ class Select(Options):
         min_length=1, description="SOURCE or SOURCE:K, at most K negatives a query from it; repeat for a mixture",
         json_schema_extra={"flag": "--from"},
     )  # fmt: skip
-    judge: str = Field("similarity", description="judge whose scores the margins and bounds use")
+    judge: str = Field("similarity", description="judge whose scores the margins, the bounds and the sampler use")
+    agree: Literal["all", "any"] = Field("all", description="with rules of several judges: which must let a candidate pass")
     min_rank: int | None = Field(None, ge=1, description="leave out better retrieval ranks")
     max_rank: int | None = Field(None, ge=1, description="leave out worse retrieval ranks")
-    absolute_margin: float | None = Field(None, description="keep s_n < s_p - MARGIN, s_p the query's lowest positive")
-    percent_margin: float | None = Field(None, gt=0, description="keep s_n < s_p - (1 - P) |s_p|; 0.95 is NV-Retriever's")
-    percentile_margin: float | None = Field(None, ge=0, le=100, description="keep s_n below the P-th percentile of all positive scores")
-    min_score: float | None = Field(None, description="keep s_n >= SCORE")
-    max_score: float | None = Field(None, description="keep s_n <= SCORE")
-    sampler: Literal["top", "random"] = Field("top", description="which survivors fill a quota: best ranks, or seeded random")
+    absolute_margin: Bounds = Field(None, description="keep s_n < s_p - MARGIN, s_p the query's lowest positive" + OF_JUDGE)
+    percent_margin: Bounds = Field(None, description="keep s_n < s_p - (1 - P) |s_p|; 0.95 is NV-Retriever's" + OF_JUDGE)
+    percentile_margin: Bounds = Field(None, description="keep s_n below the P-th percentile of all positive scores" + OF_JUDGE)
+    min_score: Bounds = Field(None, description="keep s_n >= SCORE" + OF_JUDGE)
+    max_score: Bounds = Field(None, description="keep s_n <= SCORE" + OF_JUDGE)
+    near_positive: float = Field(
+        0.98, gt=0, description="drop what is as similar as this to a positive of the query, if judge similarity has run; above 1: off"
+    )
+    drop_other_positives: bool = Field(False, description="drop other queries' positives, which are kept and counted else")
+    promote: tuple[str, ...] = Field(
+        (),
+        description="JUDGE=SCORE, or JUDGE for its verdict: what reaches it is written apart as a likely positive; several must all agree",
+    )
+    sampler: Literal["top", "random", "simans", "quantile", "propensity", "diverse", "eci"] = Field(
+        "top", description="which survivors fill quotas and -n"
+    )
+    simans_a: float = Field(50.0, ge=0, description="simans: p ~ exp(-a (s_n - s_p - b)^2); 50 suits cosines, logits want less")
+    simans_b: float = Field(0.0, description="simans: b")
+    quantile: float = Field(0.2, gt=0, le=1, description="quantile: share of a query's survivors that is hard enough to draw from")
+    bins: int = Field(5, ge=1, description="propensity: bins of lexical overlap (judge overlap), and of score")
+    weight_cap: float = Field(10.0, gt=0, description="propensity: highest ratio of target share to observed share")
+    theta: float = Field(0.5, ge=0, lt=1, description="diverse: 0 is diversity alone, near 1 score alone")
     negatives: int | None = flag("-n", None, ge=1, description="negatives a query, over all sources [default: all]")
     seed: int = Field(0, description="seed of random choices; they depend on it and on the ids alone")
 

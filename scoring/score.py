@@ -19,7 +19,7 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage, write_table
 from miner.tables import METRICS, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
 from scoring.options import Score
-from scoring.select import database, judged, require_judged
+from scoring.recipe import database, judged, require_judged
 from scoring.show import need_set
 
 FOLDER, SETS, SOURCES = "6_metrics", "6_metrics/_per_query", "6_metrics/_sources"

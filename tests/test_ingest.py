@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ingested import IN_ORDER, documents, make_beir, refuse, rejects, rows, tree, write_jsonl, write_records, write_text
 
@@ -17,6 +18,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.ingest import ingest
 from miner.options import Beir, Pairs
+from miner.rows import hash_id
 from miner.store import Run
 from miner.tables import POSITIVES, QUERIES
 
@@ -93,6 +95,43 @@ def test_limit_keeps_the_first_queries_by_id_and_all_documents(tmp_path, run):
     assert [query[0] for query in rows(run, QUERIES)] == ["q1", "q10"]
     assert rows(run, POSITIVES) == [("q1", "Z", 1), ("q10", "é", 1)]
     assert (manifest.rows["documents"], manifest.drops) == (5, {"over_limit": 1})
+
+
+# --- class labels
+
+
+def test_labels_of_positives_are_kept_beside_the_tables(tmp_path, run):
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"id": "c1", "text": "slate"}, {"id": "c2", "text": "turf"}])
+    file = write_jsonl(
+        tmp_path / "p.jsonl",
+        [
+            {"query": "a", "positive": ["tile", "slate"], "class": "roof"},  # one for both; the corpus has slate as c1
+            {"query": "b", "positive": ["slate", "straw"], "class": ["stone", None]},
+            {"query": "c", "positive": "tile", "class": 7},
+            {"query": "d", "positive": "tile", "class": "roof"},  # again
+            {"query": "e", "positive": "glass", "class": " "},
+            {"query": "f", "positive": "lead", "class": None},
+            {"query": "g", "positive": "reed"},
+            {"query": "h", "positive": " ", "class": "nothing"},  # no positive, so no label
+            {"query": "i", "positive": ["x", "y"], "class": ["only one"]},
+        ],
+    )
+    manifest, *_ = ingest(run, Pairs(file=str(file), corpus=str(corpus), label="class"), How())
+    kept = pq.read_table(run.path / "1_tables" / "labels")
+    assert kept.schema.names == ["doc_id", "label"]
+    tile = hash_id("d", "tile")
+    assert [tuple(row.values()) for row in kept.to_pylist()] == sorted([("c1", "roof"), ("c1", "stone"), (tile, "7"), (tile, "roof")])
+    assert manifest.rows["labels"] == 4
+    assert rejects(run)[0] == ("p.jsonl:8", "queries", "query_without_positive")
+    assert ("p.jsonl:9", "queries", "unequal_lists") in rejects(run)
+
+
+def test_without_a_label_column_there_is_no_table_of_labels(tmp_path, run):
+    file = write_jsonl(tmp_path / "p.jsonl", [{"query": "a", "positive": "tile", "class": "roof"}])
+    refuse(run, Pairs(file=str(file), label="kind"), 'p.jsonl: missing "kind"', "name it with --label")
+    manifest, *_ = ingest(run, Pairs(file=str(file)), How())
+    assert "labels" not in manifest.rows
+    assert not (run.path / "1_tables" / "labels").exists()
 
 
 # --- what is wrong with a row

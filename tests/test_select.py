@@ -12,7 +12,8 @@ from miner.errors import UserError
 from miner.store import write_json, write_table
 from scoring.duplicates import judge_duplicates
 from scoring.options import JudgeDuplicates, Select
-from scoring.select import parse_source, preview, select
+from scoring.recipe import parse_source
+from scoring.select import preview, select
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_without_rules_all_but_the_positives_in_order_of_rank(run):
     manifest = run.find("5_sets/set")
     assert manifest.drops == {"positive": 6}
     assert manifest.rows == {"sets": 13, "rejected": 6}
-    assert manifest.facts["protected_by"] == "ids"
+    assert manifest.facts["protected_by"] == "ids, vectors"
     assert set(manifest.inputs) == {"1_tables", "3_candidates/bm25", "4_judgments/similarity"}
 
 
@@ -266,7 +267,7 @@ def test_a_source_that_the_judge_has_not_seen(run):
     found = {"new": {"q1": ["d02", "d08", "d01"], "q4": ["d01", "d05", "d03"]}}
     toy = Toy(candidates=FOUND | found)
     write_source(run, toy, "new")
-    with pytest.raises(UserError, match=r"3 pairs of 3_candidates/new have no row by judge similarity.*`quarry judge similarity --force`"):
+    with pytest.raises(UserError, match=r"3 pairs of 3_candidates/new have no row by judge similarity.*`quarry judge similarity` first"):
         make(run, "new", "bm25", max_score=0.9)
     assert make(run, "new", name="free")["q1"] == ["d02", "d08"]  # no rule needs a score
     scores = {query_id: {"d01": 0.5, "d02": 0.25, "d03": 0.5} | COSINES[query_id] for query_id in COSINES}
@@ -294,7 +295,7 @@ def test_copies_are_left_out_if_that_judge_was_asked(tmp_path):
     assert reasons(run, "equals_query") == {("q2", "d09")}
     assert why(run)["q1", "d10"] == ("near_duplicate", pytest.approx(0.97, abs=0.02), 0.9)
     assert why(run)["q1", "d08"] == ("same_text", 1.0, None)
-    assert run.find("5_sets/set").facts["protected_by"] == "ids, text, near-duplicates"
+    assert run.find("5_sets/set").facts["protected_by"] == "ids, text, near-duplicates, vectors"
     assert reasons(run, "positive") == {*ALL_POSITIVES, ("q4", "d07")}
     write_source(run, Toy(candidates={"new": {"q1": ["d02"]}}), "new")
     with pytest.raises(UserError, match="1 pairs of 3_candidates/new have no row by judge duplicates"):
@@ -309,7 +310,7 @@ def test_preview_says_what_select_does_and_writes_nothing(run):
     assert said["rows"] == manifest.rows
     assert said["drops"] == manifest.drops
     assert said["queries"] == 4
-    assert (said["set_name"], said["protected_by"]) == ("set", "ids")
+    assert (said["set_name"], said["protected_by"]) == ("set", "ids, vectors")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("bm25", ("bm25", None)), ("bm25:50", ("bm25", 50)), ("run.v1+x:3", ("run.v1+x", 3))])
