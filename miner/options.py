@@ -151,7 +151,7 @@ class Reranker(Options):
     reranker: str = Field(
         "cross-encoder/ms-marco-MiniLM-L6-v2", description="hub id or local path of a cross-encoder that gives one score for a pair"
     )
-    max_length: int | None = Field(None, ge=8, description="tokens that are read of a pair, the longer text cut first [default: the model's]")
+    max_length: int | None = Field(None, ge=8, description="tokens that are read of a pair, longer text cut first [default: the model's]")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps [default: the best there is]")
     batch_tokens: int | None = Field(None, ge=1, description="tokens a batch, padding counted [default: by device]")

@@ -111,7 +111,7 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
     if not {*sources, ("1_tables", tables)} <= set(similar.inputs.items()):
         require_judged(run, "similarity", ["1_tables", f"5_sets/{name}"])
     inputs = {"1_tables": tables, f"5_sets/{name}": made.fingerprint, SIMILARITY: similar.fingerprint}
-    stage = Stage(f"{SETS}/{name}", "per_query", options.model_dump(mode="json", exclude={"sets"}), inputs)
+    stage = Stage(f"{SETS}/{name}", "per_query", options.model_dump(mode="json", exclude={"sets"}), inputs, cheap=True)
 
     def reduce() -> dict[str, Any]:
         sums = _read_sums(run, stage.folder)
@@ -268,7 +268,7 @@ def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
     """Measure a source's retrieval: candidates, positives -> ndcg@10 and recall@100, or less deep if the source is."""
     found = run.need_current(f"3_candidates/{name}", f"mine {name}")
     inputs = {"1_tables": run.tables().fingerprint, f"3_candidates/{name}": found.fingerprint}
-    stage = Stage(f"{SOURCES}/{name}", "per_query", options.model_dump(mode="json", exclude={"sets", "unsafe"}), inputs)
+    stage = Stage(f"{SOURCES}/{name}", "per_query", options.model_dump(mode="json", exclude={"sets", "unsafe"}), inputs, cheap=True)
 
     def reduce() -> dict[str, Any]:
         sums = _read_sums(run, stage.folder)

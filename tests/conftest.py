@@ -41,6 +41,36 @@ def make_encoder(folder: Path, seed: int, width: int = 32, prompts: dict[str, st
     return folder / "model"
 
 
+def make_reranker(folder: Path, seed: int, labels: int = 1, activation: str | None = None, bare: bool = False) -> Path:
+    """Save a tiny random cross-encoder that reads 32 tokens; `bare` leaves the head out."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
+
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=32).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=labels,
+        initializer_range=0.5, max_position_embeddings=64,
+    )  # fmt: skip
+    if activation:
+        config.sentence_transformers = {"activation_fn": activation}
+    (BertModel if bare else BertForSequenceClassification)(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reranker(tmp_path_factory) -> str:
+    return str(make_reranker(tmp_path_factory.mktemp("reranker"), seed=3))
+
+
+@pytest.fixture(scope="session")
+def other_reranker(tmp_path_factory) -> str:
+    return str(make_reranker(tmp_path_factory.mktemp("other-reranker"), seed=4, activation="torch.nn.modules.linear.Identity"))
+
+
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory) -> str:
     return str(make_encoder(tmp_path_factory.mktemp("encoder"), seed=1))

@@ -1,0 +1,130 @@
+"""candidates, positives + cross-encoder -> judgments: the score of each pair, read by the model as one text.
+
+Rows of judge "cross-encoder" (or the name that is given) hold the score of every distinct candidate of every source, and of every positive.
+Under a budget, candidates beyond it have a null score and the reason "over_budget": a query's best N are scored, by a cheap reranker, whose
+scores are the rows of judge "cross-encoder.first", or by their best rank in any source. Positives are always scored, on top of the N.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from miner.corpus import Corpus
+from miner.engine import How
+from miner.errors import UserError
+from miner.exact import positive_rows
+from miner.models import bare, gpu_count, reranker_facts, reranker_fingerprint
+from miner.options import Reranker
+from miner.rerank import Asked, known_scores
+from miner.store import Manifest, Run, Shard, Stage, fingerprint, run_stage
+from miner.tables import JUDGMENTS
+from scoring.options import JudgeCrossEncoder
+from scoring.pairs import SOURCES, Pairs, candidate_pairs, in_order, judged_sources
+
+OVER_BUDGET = "over_budget"
+UNRANKED = 2**31  # added to the ranks of sources that give no scores: a random document was never retrieved, whatever its rank
+
+
+def judge_cross_encoder(run: Run, options: JudgeCrossEncoder, how: How) -> Manifest:
+    """Score all pairs of all sources that have no score yet: candidates, positives + cross-encoder -> 4_judgments/<name>.
+
+    Raises:
+        UserError: the name is not to be had, options contradict each other, or a model or the tables are not there.
+    """
+    run.tables()
+    _check(options)
+    models = [reranker_fingerprint(reranker) for reranker in rerankers(options)]
+    sources, inputs = judged_sources(run, how)
+    model = models[0] if len(models) == 1 else fingerprint(models)
+    stage = Stage(_folder(options), "judgments", options.record(), inputs, model=model, grows=SOURCES)
+    how = replace(how, workers=max(how.workers, gpu_count(options)))
+    return run_stage(run, stage, lambda: partial(_judge_shard, run, options, sources), run.query_shards(), how, partial(_facts, options))
+
+
+def rerankers(options: JudgeCrossEncoder) -> list[Reranker]:
+    """Return the reranker and, if one is named, the cheap one that comes first."""
+    strong = bare(options)
+    return [strong] + ([strong.model_copy(update={"reranker": options.first})] if options.first else [])
+
+
+def _folder(options: JudgeCrossEncoder) -> str:
+    return f"4_judgments/{options.name}"
+
+
+def _check(options: JudgeCrossEncoder) -> None:
+    from scoring.judges import JUDGES
+
+    if "." in options.name:
+        raise UserError(f"--name {options.name!r} holds a dot, which parts a judge from its side scores; take a name without")
+    if options.name in JUDGES and options.name != JudgeCrossEncoder.model_fields["name"].default:
+        raise UserError(f"--name {options.name} is the name of another judge; take one that is none of {', '.join(JUDGES)}")
+    if options.first and options.max_pairs_per_query is None:
+        raise UserError(f"--first {options.first} chooses what is within a budget; give one with --max-pairs-per-query, or leave it out")
+
+
+def _facts(options: JudgeCrossEncoder) -> dict[str, Any]:
+    strong, *cheap = [reranker_facts(reranker) for reranker in rerankers(options)]
+    return strong | {f"first_{name}": cheap[0][name] for name in ("reranker", "activation", "score_scale") if cheap}
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is known of a shard's scores from before: this judge's own rows, and the side tables of sources with the same model."""
+
+    run: Run
+    key: str
+    rows: pa.Table
+
+    def scores(self, reranker: Reranker, judge: str, pairs: Asked) -> np.ndarray:
+        """Return the known scores (p,) of pairs; nan for none."""
+        own = pairs.look_up(self.rows.filter(pc.equal(self.rows["judge"], judge)))
+        return np.where(np.isnan(own), known_scores(self.run, reranker_fingerprint(reranker), self.key, pairs), own)
+
+
+def _judge_shard(run: Run, options: JudgeCrossEncoder, sources: list[str], key: str) -> Shard:
+    corpus, queries = Corpus(run), run.read("1_tables/queries", key)
+    query_ids = queries["query_id"].to_pylist()
+    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    pairs = candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
+    asked, rows = Asked(corpus, queries, pairs.query, pairs.row), run.read_before(_folder(options), key)
+    before = Before(run, key, JUDGMENTS.schema.empty_table() if rows is None else rows)
+    strong, *cheap = rerankers(options)
+    parts, within = [], np.ones(len(pairs.row), bool)
+    if options.max_pairs_per_query is not None:
+        order = _best_ranks(run, pairs, sources, key)
+        for first in cheap:
+            score = asked.score(first, before.scores(first, f"{options.name}.first", asked))
+            parts.append(pairs.table(f"{options.name}.first", score))
+            order = -score.astype(np.float64)
+        positive = np.isin(pairs.codes, positives[0] * len(corpus) + positives[1])
+        within = positive | _best_of_each(pairs, np.where(positive, np.inf, order), options.max_pairs_per_query)
+    score, chosen = np.full(len(within), np.nan, np.float32), asked.take(within)
+    score[within] = chosen.score(strong, before.scores(strong, options.name, chosen))
+    reason = pa.array(np.full(len(within), OVER_BUDGET), mask=within)
+    over = int((~within).sum())
+    return Shard({key: in_order(*parts, pairs.table(options.name, score, reason=reason))}, {OVER_BUDGET: over} if over else {})
+
+
+def _best_ranks(run: Run, pairs: Pairs, sources: list[str], key: str) -> np.ndarray:
+    """Return the best retrieval rank (p,) float64 of each pair over all sources; those of sources without scores come after all others."""
+    ranks = np.full(len(pairs.row), np.inf)
+    for source in sources:
+        table = run.read(f"{SOURCES}{source}", key)
+        query, row = positive_rows(pairs.corpus, pairs.query_ids, table)
+        place = np.searchsorted(pairs.codes, query * len(pairs.corpus) + row)
+        unranked = table["score"].is_null().to_numpy()
+        np.minimum.at(ranks, place, table["rank"].to_numpy() + np.where(unranked, float(UNRANKED), 0.0))
+    return ranks
+
+
+def _best_of_each(pairs: Pairs, order: np.ndarray, most: int) -> np.ndarray:
+    """Return a mask (p,) of the `most` pairs of each query with the least finite `order`, ties by doc_id."""
+    ranked = np.lexsort((pairs.row, order, pairs.query))
+    counts = np.bincount(pairs.query)
+    out = np.zeros(len(order), bool)
+    out[ranked] = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts) < most
+    return out & np.isfinite(order)
