@@ -6,15 +6,12 @@ bench/results/search.json; a part that was not run keeps what an earlier run wro
 """
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from parts import bm25, encode, flat, growth, job
-from sides import ceilings, machine, run_side, write_result
+from sides import ceilings, record, run_side
 
 RESULT = Path(__file__).parent / "results" / "search.json"
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -47,11 +44,7 @@ def main() -> None:
     limits = run_side(ceilings)
     del limits["peak_memory_mb"]
     for name in options.only or PARTS:
-        start = time.perf_counter()
-        measured = PARTS[name](limits, **sizes(options)[name])
-        facts = {"command": " ".join(["python", *sys.argv]), "seconds": round(time.perf_counter() - start, 1)}
-        write_result(options.out, {name: {**facts, "machine": machine(), "ceilings": limits, **measured}})
-        print(json.dumps({name: measured.get("targets", measured)}, indent=1), flush=True)
+        record(options.out, name, limits, PARTS[name], **sizes(options)[name])
 
 
 if __name__ == "__main__":

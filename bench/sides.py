@@ -91,6 +91,15 @@ def best_of(times: int, work: Callable[[], Any]) -> float:
     return min(seconds_of(work) for _ in range(times))
 
 
+def record(out: Path, name: str, limits: dict[str, float], measure: Callable[..., dict[str, Any]], **sizes: Any) -> None:
+    """Measure a part and write it to the result file with the command, the machine and its ceilings; print its targets."""
+    start = time.perf_counter()
+    measured = measure(limits, **sizes)
+    facts = {"command": " ".join(["python", *sys.argv]), "seconds": round(time.perf_counter() - start, 1)}
+    write_result(out, {name: {**facts, "machine": machine(), "ceilings": limits, **measured}})
+    print(json.dumps({name: measured.get("targets", measured)}, indent=1), flush=True)
+
+
 def target(what: str, measured: float, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
     """Return what was to be reached, what was measured, and whether it was met."""
     bounds = {"at_least": at_least} if at_least is not None else {"at_most": at_most}

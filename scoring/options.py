@@ -110,7 +110,7 @@ class Select(Options):
         (),
         description="JUDGE=SCORE, or JUDGE for its verdict: what reaches it is written apart as a likely positive; several must all agree",
     )
-    sampler: Literal["top", "random", "simans", "quantile", "propensity", "diverse", "eci"] = Field(
+    sampler: Literal["top", "random", "hardest", "simans", "quantile", "propensity", "diverse", "eci"] = Field(
         "top", description="which survivors fill quotas and -n"
     )
     simans_a: float = Field(50.0, ge=0, description="simans: p ~ exp(-a (s_n - s_p - b)^2); 50 suits cosines, logits want less")
@@ -153,4 +153,5 @@ class Export(Options):
         ge=1,
         description="negatives a row of n-tuple (positives with fewer are dropped and counted) [default: the set's own -n, else 5]",
     )
+    promoted: bool = Field(False, description="the set's promoted documents count as further positives")
     ids: bool = Field(False, description="add query_id and doc_id columns")

@@ -97,6 +97,11 @@ def random(pool: Pool) -> np.ndarray:
     return _place(pool, pool.draw)
 
 
+def hardest(pool: Pool) -> np.ndarray:
+    """Order by score: the highest first, whatever source found it. Ours; what `mine_hard_negatives` does with the scores of a reranker."""
+    return _place(pool, -_given(pool.score, "score"))
+
+
 def simans(pool: Pool, a: float, b: float) -> np.ndarray:
     """Draw without replacement with p(n) in proportion to exp(-a (s_n - s_p - b)^2): what lies near s_p + b, neither easy nor false.
 
@@ -344,6 +349,7 @@ class Sampler(NamedTuple):
 SAMPLERS: dict[str, Sampler] = {
     "top": Sampler(lambda pool, options, most: top(pool)),
     "random": Sampler(lambda pool, options, most: random(pool)),
+    "hardest": Sampler(lambda pool, options, most: hardest(pool), ("score",)),
     "simans": Sampler(lambda pool, options, most: simans(pool, options.simans_a, options.simans_b), ("score", "positives")),
     "quantile": Sampler(lambda pool, options, most: quantile(pool, options.quantile), ("score",)),
     "propensity": Sampler(lambda pool, options, most: propensity(pool), ("weight",)),

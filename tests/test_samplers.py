@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring.eci import eci_v1, margins
-from scoring.samplers import SAMPLERS, Cells, Pool, diverse, eci, propensity, quantile, random, simans, top
+from scoring.samplers import SAMPLERS, Cells, Pool, diverse, eci, hardest, propensity, quantile, random, simans, top
 
 OPTIONS = SimpleNamespace(simans_a=8.0, simans_b=-0.125, quantile=0.4, theta=0.5)
 CLOSE = 1e-9
@@ -81,7 +81,7 @@ ONE_TWO_ONE = [
 
 
 def test_catalogue():
-    assert list(SAMPLERS) == ["top", "random", "simans", "quantile", "propensity", "diverse", "eci"]
+    assert list(SAMPLERS) == ["top", "random", "hardest", "simans", "quantile", "propensity", "diverse", "eci"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,7 @@ def test_catalogue():
     [
         ("top", [[1], [2, 1], [1]]),
         ("random", [[1], [1, 2], [1]]),
+        ("hardest", [[1], [2, 1], [1]]),
         ("simans", [[1], [1, 2], [1]]),
         ("quantile", [[1], [0, 1], [1]]),
         ("propensity", [[1], [2, 1], [1]]),
@@ -119,7 +120,7 @@ def test_no_survivors(name):
     assert SAMPLERS[name].order(make_pool([]), OPTIONS, None).tolist() == []
 
 
-@pytest.mark.parametrize("name", ["simans", "quantile", "diverse", "eci"])
+@pytest.mark.parametrize("name", ["hardest", "simans", "quantile", "diverse", "eci"])
 def test_a_score_that_is_no_number_is_refused(name):
     pool = make_pool([replace(ONE_TWO_ONE[1], score=(0.5, math.nan))])
     with pytest.raises(ValueError, match="needs score of every survivor, finite"):
@@ -183,19 +184,22 @@ def test_nothing_is_random_but_the_draws(name, found, seed):
     position = SAMPLERS[name].order(pool, OPTIONS, None).tolist()
     np.random.seed(seed)
     assert SAMPLERS[name].order(pool, OPTIONS, None).tolist() == position
-    if name in ("top", "diverse", "eci"):
+    if name in ("top", "hardest", "diverse", "eci"):
         other = replace(pool, draw=np.random.default_rng(seed).random(len(pool.draw)))
         assert SAMPLERS[name].order(other, OPTIONS, None).tolist() == position
 
 
 @given(found=queries)
-def test_top_and_random(found):
+def test_top_random_and_hardest(found):
     pool = make_pool(found)
     by_turn = [[1 + sum(other < turn for other in query.turn) for turn in query.turn] for query in found]
     assert split(pool, top(pool)) == by_turn
     assert split(pool, random(pool)) == [[1 + sum(other < draw for other in query.draw) for draw in query.draw] for query in found]
     same = replace(pool, draw=np.full(len(pool.draw), 0.5))
     assert split(same, random(same)) == by_turn
+    for query, position in zip(found, split(pool, hardest(pool)), strict=True):
+        order = sorted(range(len(position)), key=lambda place: (-query.score[place], query.turn[place]))
+        assert [position.index(number) for number in range(1, len(position) + 1)] == order
 
 
 def race(draw, weight_log):
