@@ -117,7 +117,8 @@ def build(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
         shown = flag_name(name, kind.model_fields[name]) if name in kind.model_fields else name
         if first["type"] == "missing":
             raise UserError(f"{where}: {shown} is missing: {kind.model_fields[name].description}") from None
-        message = first["msg"][0].lower() + first["msg"][1:]
+        words = first["msg"].removeprefix("Value error, ")
+        message = words[0].lower() + words[1:]
         raise UserError(f"{where}: {shown} is {first['input']!r}; {message}") from None
 
 

@@ -6,7 +6,6 @@ both have, the first ones. Hardness is the mean cosine of query and negative, un
 """
 
 import gzip
-import json
 import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +34,7 @@ OURS: dict[str, dict[str, Any]] = {
 DUELS = {  # rival -> the recipe of ours that is held against it
     "plain top-k of the runs": "near-positive 0.75",
     "sentence-transformers' defaults: top-k by the encoder": "near-positive 0.95",
-    "NV-Retriever's TopK-PercPos, 95 %, by the encoder": "near-positive 0.55",
+    "NV-Retriever's TopK-PercPos, 95 %, by the encoder": "near-positive 0.5",
 }
 
 
@@ -43,9 +42,10 @@ def measure(ceilings: dict[str, float]) -> dict[str, Any]:
     """Make all sets, count, and hold ours against each rival."""
     with TemporaryDirectory() as folder:
         hidden = write_inputs(Path(folder))
+        run_side(index, folder=folder)
+        sets = run_side(choose, folder=folder, recipes=RIVALS)["sets"]  # before judge duplicates: rivals have no such rule
         run_side(judge, folder=folder, model=str(trained_reranker()))
-        run_side(choose, folder=folder)
-        sets = json.loads((Path(folder) / "sets.json").read_text())
+        sets |= run_side(choose, folder=folder, recipes=OURS)["sets"]
     targets, duels = [], {}
     for rival, ours in DUELS.items():
         one, other = equal(sets[ours], sets[rival])
@@ -88,16 +88,14 @@ def write_inputs(folder: Path) -> dict[str, list[str]]:
     return hidden
 
 
-def judge(folder: str, model: str) -> dict[str, Any]:
-    """Ingest, index for the encoder's vectors, and judge by all judges."""
+def index(folder: str) -> dict[str, Any]:
+    """Ingest the runs, index for the encoder's vectors, and judge similarity."""
     from miner.dense import index_dense
     from miner.engine import How
     from miner.ingest import ingest
     from miner.options import IndexDense, Trec
     from miner.store import Run
-    from scoring.cross_encoder import judge_cross_encoder
-    from scoring.duplicates import judge_duplicates
-    from scoring.options import JudgeCrossEncoder, JudgeDuplicates, JudgeSimilarity
+    from scoring.options import JudgeSimilarity
     from scoring.similarity import judge_similarity
 
     run, how = Run(Path(folder) / "run"), How()
@@ -106,29 +104,40 @@ def judge(folder: str, model: str) -> dict[str, Any]:
     ingest(run, Trec(**files, run_file=runs, min_relevance=RELEVANT), how)
     index_dense(run, IndexDense(), how)
     judge_similarity(run, JudgeSimilarity(), how)
-    judge_duplicates(run, JudgeDuplicates(), how)
-    judge_cross_encoder(run, JudgeCrossEncoder(reranker=model), how)
     return {}
 
 
-def choose(folder: str) -> dict[str, Any]:
-    """Select every recipe and leave the sets in `folder`: name -> query -> (document, cosine) in order."""
+def judge(folder: str, model: str) -> dict[str, Any]:
+    """Judge by the other judges."""
+    from miner.engine import How
+    from miner.store import Run
+    from scoring.cross_encoder import judge_cross_encoder
+    from scoring.duplicates import judge_duplicates
+    from scoring.options import JudgeCrossEncoder, JudgeDuplicates
+
+    run = Run(Path(folder) / "run")
+    judge_duplicates(run, JudgeDuplicates(), How())
+    judge_cross_encoder(run, JudgeCrossEncoder(reranker=model), How())
+    return {}
+
+
+def choose(folder: str, recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Select each recipe; return the sets: name -> query -> (document, cosine) in order."""
     from miner.engine import How
     from miner.store import Run
     from scoring.options import Select
     from scoring.select import select
 
     run, made = Run(Path(folder) / "run"), {}
-    for number, (name, settings) in enumerate({**RIVALS, **OURS}.items()):
-        recipe = Select(name=f"set{number}", sources=tuple(f"{source}:100" for source in RUNS), negatives=NEGATIVES, **settings)
-        select(run, recipe, How())
+    for name, settings in recipes.items():
+        recipe = Select(name="set", sources=RUNS, max_rank=100, negatives=NEGATIVES, **settings)
+        select(run, recipe, How(force=True))
         found: dict[str, list[tuple[str, float]]] = {}
         for key in run.query_shards():
-            for row in run.read(f"5_sets/set{number}", key).to_pylist():
+            for row in run.read("5_sets/set", key).to_pylist():
                 found.setdefault(row["query_id"], []).append((row["doc_id"], row["score"]))
         made[name] = found
-    (Path(folder) / "sets.json").write_text(json.dumps(made))
-    return {"sets": len(made)}
+    return {"sets": made}
 
 
 def equal(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
