@@ -158,7 +158,7 @@ def show(
     set_name: Annotated[str | None, typer.Option("--set", help="only this set [default: all]", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a query, its positives and its negatives, to read."""
+    """Show a query as a case file: every candidate, its sources, judges, verdict and reason."""
     from cli.status import print_query
 
     print_query(context.obj.made_run, query_id, set_name, as_json)

@@ -102,6 +102,11 @@ def print_manifest(manifest: "Manifest") -> None:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
     print(f"{manifest.stage}: {count_words(manifest.stage, manifest.rows)} ({how})")
     print_drops(manifest.drops)
+    others, effective = manifest.facts.get("other_positives"), manifest.facts.get("effective_sample_size")
+    if others and manifest.stage.startswith("5_sets"):
+        print(f"  {others:,} of the negatives are positives of other queries; --drop-other-positives leaves them out")
+    if effective is not None:
+        print(f"  {manifest.facts['survivors']:,} survivors, by their weights worth {effective:,.1f}")
     if "text" not in manifest.facts.get("protected_by", "text"):
         print("  positives are kept out by id alone; `quarry judge duplicates` also finds their copies, then select again")
 
@@ -119,6 +124,25 @@ def print_drops(drops: dict[str, int]) -> None:
 
 
 def print_preview(preview: dict[str, Any]) -> None:
-    """Print what select would do."""
-    print("dry run: " + count_words("5_sets", preview["rows"]))
-    print_drops(preview["drops"])
+    """Print what select would do: a column for each source, how many candidates it has, how many fall at each rule, how many are kept."""
+    funnel = preview["funnel"]
+    cells = [["", *funnel]] + [[name, *(f"{counts[name]:,}" for counts in funnel.values())] for name in next(iter(funnel.values()))]
+    print(f"dry run of set {preview['set_name']}; positives are kept out by {preview['protected_by']}")
+    for line in align(cells, right=True):
+        print(line)
+    print(f"set {preview['set_name']}: {count_words('5_sets', preview['rows'])}; {preview['queries']:,} queries have negatives")
+
+
+def align(cells: list[list[str]], right: bool = False) -> list[str]:
+    """Return rows of cells as lines of equal width, empty columns left out; with `right`, all but the first column stand on the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    empty = [not any(column) for column in zip(*cells[1:], strict=True)]
+    sides = ["<", *([">" if right else "<"] * (len(widths) - 1))]
+    columns = [(place, side, width) for place, (side, width) in enumerate(zip(sides, widths, strict=True)) if not empty[place]]
+    return ["  " + "  ".join(f"{row[place]:{side}{width}}" for place, side, width in columns) for row in cells]
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a text in one line of at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

@@ -1,12 +1,17 @@
 """What a run folder holds, to read: the state of each stage, and one query with its negatives."""
 
 import json
+import shutil
+import textwrap
 from typing import TYPE_CHECKING, Any
 
-from cli.perform import count_words, print_drops, print_json
+from cli.perform import align, count_words, print_drops, print_json, shorten
 
 if TYPE_CHECKING:
     from miner.store import Run
+
+
+UNSEEN = {"not_asked": "of no source of the recipe", "found_since": "found since the set was made"}
 
 
 def states(run: "Run") -> list[dict[str, Any]]:
@@ -61,33 +66,85 @@ def print_status(run: "Run", as_json: bool) -> None:
 
 
 def print_query(run: "Run", query_id: str, set_name: str | None, as_json: bool) -> None:
-    """Print a query with its positives, and per set its negatives and what was left out and why."""
+    """Print a query as a case file: its positives, then per set every candidate, its sources, its judges, and what became of it and why."""
     from scoring.show import describe
 
-    shown = describe(run, query_id, set_name)
+    shown, width = describe(run, query_id, set_name), shutil.get_terminal_size((120, 24)).columns
     if as_json:
         print_json(shown)
         return
-    print(f"query {shown['query_id']}: {_short(shown['text'])}")
-    for row in shown["positives"]:
-        print(f"  positive {_document(row)}")
-    for name, parts in shown["sets"].items():
-        print(f"\nset {name}: {len(parts['negatives'])} negatives, {len(parts['rejected'])} left out")
-        for row in parts["negatives"]:
-            found = ", ".join(f"{source['source']} {source['rank']}" for source in row["sources"])
-            print(f"  {row['rank']:3}  {found}  {_document(row)}")
-        for row in parts["rejected"]:
-            bound = f" ({row['value']:.3f} against {row['threshold']:.3f})" if None not in (row["value"], row["threshold"]) else ""
-            print(f"    -  {row['reason']}{bound}  {_document(row)}")
+    print(shorten(f"query {shown['query_id']}: {shown['text']}", width))
+    chapters = [("", [("positives", shown["positives"])])]
+    chapters += [(f"set {name}: ", _groups(parts)) for name, parts in shown["sets"].items()]
+    if not shown["sets"]:
+        chapters.append(("no set yet: ", [("candidates", shown["candidates"])]))
+    for title, groups in chapters:
+        counts = ", ".join(f"{len(rows)} {name}" for name, rows in groups)
+        print("\n" + textwrap.fill(f"{title}{counts or 'no candidate'}", width, subsequent_indent="  ", break_on_hyphens=False))
+        for line in _table(groups, width):
+            print(line)
 
 
-def _document(row: dict[str, Any]) -> str:
-    scores = {judge: said for judge, said in row["judgments"].items() if said["score"] is not None}
-    words = [f"{judge} {said['score']:.3f}" for judge, said in scores.items()]
-    words += [f"{judge}: {said['reason']}" for judge, said in row["judgments"].items() if said["verdict"] not in (None, "keep")]
-    return f"{row['doc_id']} [{'; '.join(words)}] {_short(' '.join(filter(None, (row['title'], row['text']))))}"
+def _groups(parts: dict[str, list[dict[str, Any]]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the rows of a set in reading order: kept by rank, promoted, left out by reason, the best ranks of each first."""
+    groups: dict[str, list[dict[str, Any]]] = {"kept": parts["negatives"]} if parts["negatives"] else {}
+    for before, name in (("", "promoted"), ("dropped: ", "rejected"), ("", "unseen")):
+        for row in sorted(parts[name], key=lambda row: (row["reason"], _best_rank(row), row["doc_id"])):
+            groups.setdefault(before + UNSEEN.get(row["reason"], row["reason"]), []).append(row)
+    return list(groups.items())
 
 
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 160 else text[:159] + "…"
+def _best_rank(row: dict[str, Any]) -> int:
+    return min((found["rank"] for found in row["sources"]), default=0)
+
+
+def _table(groups: list[tuple[str, list[dict[str, Any]]]], width: int) -> list[str]:
+    """Lay groups of rows out as one table with a caption over each group; a text fills its line, or gets one of its own."""
+    every = [row for _, rows in groups for row in rows]
+    if not every:
+        return []
+    sources = sorted({found["source"] for row in every for found in row["sources"]})
+    judges = sorted({judge for row in every for judge in row["judgments"]})
+    cells = [["", "doc_id", *sources, *judges, "compared"], *(_cells(row, sources, judges) for row in every)]
+    aligned = align(cells)
+    room = width - len(aligned[0]) - 2
+    if len(aligned[0]) > width:
+        heads = cells[0][2:]
+        aligned = ["", *(_wrapped(heads, row, width) for row in cells[1:])]
+    lines, number = [aligned[0].rstrip()] if aligned[0] else [], 0
+    for name, rows in groups:
+        lines.append(f" {shorten(name, width - 1)}")
+        for row in rows:
+            number += 1
+            text = " ".join(filter(None, (row["title"], row["text"])))
+            beside = room >= 24
+            lines.append(aligned[number] + ("  " + shorten(text, room) if beside else f"\n      {shorten(text, width - 6)}"))
+    return lines
+
+
+def _wrapped(heads: list[str], cells: list[str], width: int) -> str:
+    """Return a row that is too wide for a table as a list in words."""
+    said = [f"{head} {cell}" for head, cell in zip(heads, cells[2:], strict=True) if cell]
+    words = f"{cells[0]:>3}  {cells[1]}  {', '.join(said)}"
+    return textwrap.fill(words, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+
+
+def _cells(row: dict[str, Any], sources: list[str], judges: list[str]) -> list[str]:
+    """Return a row's rank in the set, document, rank (score) of each source, what each judge says, and value against threshold."""
+    found = {source["source"]: source for source in row["sources"]}
+    ranks = [f"{found[name]['rank']} ({_number(found[name]['score'])})" if name in found else "" for name in sources]
+    said = [_said(row["judgments"].get(judge, {})) for judge in judges]
+    value, threshold = row.get("value"), row.get("threshold")
+    compared = " against ".join(_number(number) for number in (value, threshold) if number is not None)
+    return [str(row.get("rank", "")), row["doc_id"], *ranks, *said, compared]
+
+
+def _said(judgment: dict[str, Any]) -> str:
+    """Say a judgment: its score, a verdict other than keep, its reason."""
+    score, verdict = judgment.get("score"), judgment.get("verdict")
+    words = ["" if score is None else _number(score), verdict if verdict != "keep" or score is None else "", judgment.get("reason")]
+    return " ".join(filter(None, words))
+
+
+def _number(value: float | None) -> str:
+    return "no score" if value is None else f"{value:g}" if float(value).is_integer() and value else f"{value:.3f}"

@@ -74,10 +74,11 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     labeled-pair: anchor, text, label; every positive (1) and every negative (0) once.
     labeled-list: anchor, texts, labels; a row for every query, positives first.
     scored-list: anchor, texts, scores; the same with the judge's scores instead of labels.
+    With `promoted`, what the recipe promoted counts as a positive.
 
     Raises:
-        UserError: there is no such set, it is half done, empty or older than the tables, it has no scores (scored-list), `negatives` is
-            given for another format than n-tuple, or the folder belongs to something else.
+        UserError: there is no such set, it is half done, empty or older than the tables, it has no scores (scored-list) or promoted
+            documents (`promoted`), `negatives` is given for another format than n-tuple, or the folder belongs to something else.
     """
     made = need_set(run, options.name)
     if options.negatives is not None and options.format != "n-tuple":
@@ -86,6 +87,8 @@ def export(run: Run, options: Export, how: How) -> Manifest:
         raise UserError(
             f"set {options.name!r} is empty: nothing to export; loosen its recipe and run `quarry select {options.name} --force`"
         )
+    if options.promoted and not made.rows.get("promoted"):
+        raise UserError(f"set {options.name!r} has no promoted documents; leave --promoted out, or select it with --promote JUDGE=SCORE")
     negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
     inputs = {"1_tables": run.tables().fingerprint, made.stage: made.fingerprint}
     judge = None
@@ -94,6 +97,7 @@ def export(run: Run, options: Export, how: How) -> Manifest:
         inputs[_judgments(judge)] = run.need(_judgments(judge), "judge").fingerprint
     stage = Stage(_folder(run, options), "rows", options.record(), inputs)
     facts = {"negatives": negatives} if options.format == "n-tuple" else {}
+    facts |= {"promoted": made.rows["promoted"]} if options.promoted else {}
     return run_stage(run, stage, lambda: partial(_export_shard, run, options, negatives, judge), run.query_shards(), how, lambda: facts)
 
 
@@ -128,13 +132,13 @@ def _folder(run: Run, options: Export) -> str:
 
 def _is_export(folder: Path) -> bool:
     plan = folder / PLAN
-    return plan.exists() and set(json.loads(plan.read_bytes())["options"]) == set(Export.model_fields)
+    return plan.exists() and {"name", "format", "out"} <= set(json.loads(plan.read_bytes())["options"]) <= set(Export.model_fields)
 
 
 def _export_shard(run: Run, options: Export, negatives: int, judge: str | None, key: str) -> Shard:
     with duckdb.connect(config={"threads": 1}) as database:
         database.register("negatives", run.read(f"5_sets/{options.name}", key).select(["query_id", "doc_id", "rank", "score"]))
-        database.register("positives", _positives(run, judge, key))
+        database.register("positives", _positives(run, options, judge, key))
         counted = {"negatives": negatives} if options.format == "n-tuple" else {}
         rows = database.sql(ROWS[options.format], params=counted).to_arrow_table()
         drops = {reason: count for reason, count in database.sql(DROPS[options.format], params=counted).fetchall() if count}
@@ -149,9 +153,13 @@ def _judgments(judge: str) -> str:
     return f"4_judgments/{judge.partition('.')[0]}"
 
 
-def _positives(run: Run, judge: str | None, key: str) -> pa.Table:
-    """Return query_id, doc_id and score of a shard's positives; the score is null where no judge is asked for, or it did not say."""
-    positives = run.read("1_tables/positives", key).select(["query_id", "doc_id"])
+def _positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Table:
+    """Return query_id, doc_id and score of a shard's positives, and promoted documents if they count as such.
+
+    The score is null where no judge is asked for, or it did not say.
+    """
+    folders = ["1_tables/positives", *([f"5_sets/{options.name}/_promoted"] if options.promoted else [])]
+    positives = pa.concat_tables(run.read(folder, key).select(["query_id", "doc_id"]) for folder in folders)
     if judge is None:
         return positives.append_column("score", pa.nulls(len(positives), pa.float32()))
     judged = run.read(_judgments(judge), key)

@@ -133,10 +133,12 @@ def read_recipe(run: Run, options: Select) -> Recipe:
 
 
 def _bounds(options: Select) -> tuple[Bound, ...]:
-    found = []
+    found: list[Bound] = []
     for rule in SCORED:
         given = getattr(options, rule)
         for judge, value in [] if given is None else [(None, given)] if isinstance(given, float) else map(read_bound, given):
+            if any((bound.rule, bound.judge) == (rule, judge or options.judge) for bound in found):
+                raise UserError(f"--{rule.replace('_', '-')} has more than one value for judge {judge or options.judge}; give it one")
             found.append(Bound(rule, judge or options.judge, value))
     return tuple(sorted(found, key=lambda bound: (bound.judge != options.judge, bound.judge)))  # stable: rules keep their order
 

@@ -47,7 +47,15 @@ REASONS = {
     "positive": "a positive of the query, by id",
     "same_text": "the text of a positive under another id",
     "near_duplicate": "a near-copy of a positive",
+    "contains_positive": "a text that contains a positive",
     "equals_query": "the query's own text",
+    "linked": "linked to a positive, or from one",
+    "co_cited": "cited by a document that also cites a positive",
+    "same_label": "of a positive's class",
+    "near_positive": "a vector that is nearly a positive's",
+    "promote": "relevant, as judges say: written apart as a likely positive",
+    "drop": "dropped by a judge's own verdict",
+    "other_positive": "a positive of another query",
     "min_rank": "ranked better than the recipe's window",
     "max_rank": "ranked worse than the recipe's window",
     "no_score": "no score, where a rule needs one",
@@ -56,6 +64,8 @@ REASONS = {
     "percentile_margin": "above that percentile of all positives' scores",
     "min_score": "below the lowest score asked for",
     "max_score": "above the highest score asked for",
+    "quantile": "not hard enough for the sampler",
+    "eci": "would lower the set's ECI",
     "quota": "beyond the K of its source",
     "negatives": "beyond the number of negatives of a query",
 }
@@ -208,12 +218,24 @@ def matched_size(sets: list[Row]) -> int | None:
 
 def recipe(options: Mapping[str, Any]) -> str:
     """Say a set's recipe in one line: sources, then every rule that is not at its default."""
+    defaults = Select(name="s", sources=("s",)).record()  # as a manifest has them: lists for tuples
     rules = [
-        f"{_words(name)} {options[name]:g}" if isinstance(options[name], float) else f"{_words(name)} {options[name]}"
-        for name, field in Select.model_fields.items()
-        if name not in ("name", "sources") and options.get(name, field.default) != field.default
+        _rule(name, options[name])
+        for name in defaults
+        if name not in ("name", "sources") and name in options and options[name] != defaults[name]
     ]
     return "; ".join([" + ".join(options.get("sources", ())), *rules])
+
+
+def _rule(name: str, value: Any) -> str:
+    """Say an option with its value: ["0.9", "cross-encoder=0.8"] as "0.9 and 0.8 by cross-encoder"."""
+    if value is True:
+        return _words(name)
+    given = [text.rpartition("=") for text in value] if isinstance(value, (list, tuple)) else []
+    said = [f"{bound} by {judge}" if judge else bound for judge, _, bound in given] or [
+        f"{value:g}" if isinstance(value, float) else f"{value}"
+    ]
+    return f"{_words(name)} {' and '.join(said)}"
 
 
 def _lead(run: Run, sets: list[Row], matched: int | None) -> Interval | None:

@@ -111,12 +111,11 @@ def preview(run: Run, options: Select) -> dict[str, Any]:
 
 
 def _funnel(fates: Counter[tuple[str, int, str]], source: str) -> dict[str, int]:
-    found = [(step, fate, count) for (name, step, fate), count in sorted(fates.items()) if name == source]
-    return (
-        {"candidates": sum(count for *_, count in found)}
-        | {fate: count for _, fate, count in found}
-        | ({} if any(fate == "kept" for _, fate, _ in found) else {"kept": 0})
-    )
+    """Count by fate, which may be met at two steps; the fates are those of any source, so that sources can be set side by side."""
+    found = dict.fromkeys([fate for _, _, fate in sorted(fates, key=lambda fate: fate[1:]) if fate != "kept"] + ["kept"], 0)
+    for (name, _, fate), count in fates.items():
+        found[fate] += count if name == source else 0
+    return {"candidates": sum(found.values()), **found}
 
 
 def prepare(run: Run, recipe: Recipe) -> Prepared:
@@ -212,7 +211,7 @@ ORDER BY query_id, doc_id
 """
 FATE = "CASE WHEN picked THEN 'negatives' WHEN step = {passed} THEN 'quota' ELSE CASE step {reasons} END END"
 FATES = """
-SELECT source, step + CASE WHEN turn <= {negatives} THEN 2 ELSE picked::INT END AS step,
+SELECT source, CASE WHEN turn <= {negatives} THEN {passed} + 2 + picked::INT ELSE step + picked::INT END AS step,
     CASE WHEN turn <= {negatives} AND picked THEN 'kept' WHEN turn <= {negatives} THEN 'kept from another source' ELSE {fate} END AS fate,
     count(*) AS rows
 FROM picked LEFT JOIN mixed USING (query_id, doc_id) GROUP BY ALL

@@ -1,4 +1,4 @@
-"""tables + sets + judgments -> one query to read: its positives, its negatives, and what was left out and why.
+"""tables, candidates, judgments, sets -> one query to read: every candidate, its sources, its judges, what became of it and why.
 
 The same reading serves `quarry show` and the examples of the report.
 """
@@ -6,7 +6,7 @@ The same reading serves `quarry show` and the examples of the report.
 import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,21 @@ Row = dict[str, Any]
 Judged = dict[tuple[str, str], dict[str, Row]]  # (query_id, doc_id) -> judge -> score, verdict, reason
 
 
+class Part(NamedTuple):
+    """A table of a set: its folder below the set's, what it means to stand there, and the column that orders it."""
+
+    folder: str
+    verdict: str
+    order: str
+
+
+PARTS = {
+    "negatives": Part("", "keep", "rank"),
+    "promoted": Part("/_promoted", "promote", "reason"),
+    "rejected": Part("/_rejected", "drop", "reason"),
+}
+
+
 def describe(run: Run, query_id: str, set_name: str | None = None) -> Row:
     """Return all that a run knows of one query.
 
@@ -28,38 +43,65 @@ def describe(run: Run, query_id: str, set_name: str | None = None) -> Row:
         set_name: one set; None is every finished set.
 
     Returns:
-        {query_id, text, positives: [{doc_id, relevance, …}],
-        sets: {name: {negatives: [{doc_id, rank, score, positive_score, weight, sources, …}],
-        rejected: [{doc_id, reason, value, threshold, …}]}}};
-        … is title and text of the document (None if it is not in the corpus), and judgments of the pair by every finished judge:
-        {judge: {score, verdict, reason}}.
+        What `describe_shard` does, and {candidates: [{doc_id, …}]}: every candidate of every source, the best ranks first. Each set has
+        unseen: [{doc_id, verdict: None, reason, …}], candidates that it does not mention, for "not_asked" (no source of the recipe has it)
+        or "found_since" (the set was made). Each row has sources: [{source, rank, score}], all in which it is a candidate; a negative
+        has those of the recipe.
 
     Raises:
         UserError: there is no such query or set.
     """
     sets = current_sets(run) if set_name is None else [need_set(run, set_name).options["name"]]
     key = _shard_of(run, query_id)
-    return describe_shard(run, key, [query_id], sets)[0]
+    described = describe_shard(run, key, [query_id], sets)[0]
+    found = _found(run, key, query_id)
+    candidates: list[Row] = [{"query_id": query_id, "doc_id": doc_id} for doc_id in found]
+    _add_texts(run, candidates)
+    _add_judgments(run, key, [query_id], candidates)
+    candidates = [{name: value for name, value in row.items() if name != "query_id"} for row in candidates]
+    for row in candidates:
+        row["sources"] = found[row["doc_id"]]
+    for name, parts in described["sets"].items():
+        parts["unseen"] = _unseen(run, name, parts, candidates)
+    for rows in [described["positives"], *(rows for parts in described["sets"].values() for rows in parts.values())]:
+        for row in rows:
+            row.setdefault("sources", found.get(row["doc_id"], []))
+    return {**described, "candidates": candidates}
+
+
+def _unseen(run: Run, name: str, parts: dict[str, list[Row]], candidates: list[Row]) -> list[Row]:
+    """Return the candidates that a set does not mention, each with the reason."""
+    asked = {source.partition(":")[0] for source in run.need(f"5_sets/{name}", f"select {name}").options["sources"]}
+    mentioned = {row["doc_id"] for rows in parts.values() for row in rows}
+    reasons = [(row, "not_asked" if asked.isdisjoint(found["source"] for found in row["sources"]) else "found_since") for row in candidates]
+    return [{**row, "verdict": None, "reason": reason} for row, reason in reasons if row["doc_id"] not in mentioned]
 
 
 def describe_shard(run: Run, key: str, query_ids: Sequence[str], sets: Sequence[str]) -> list[Row]:
-    """Return what `describe` does for some queries of one shard, in their order."""
+    """Describe some queries of one shard, in their order.
+
+    Returns:
+        [{query_id, text, positives: [{doc_id, relevance, …}],
+        sets: {name: {negatives: [{doc_id, verdict: "keep", rank, score, positive_score, weight, sources, …}],
+        promoted: [{doc_id, verdict: "promote", reason, value, threshold, …}],
+        rejected: [{doc_id, verdict: "drop", reason, value, threshold, …}], in order of reason}}}];
+        … is title and text of the document (None if it is not in the corpus), and judgments of the pair by every finished judge:
+        {judge: {score, verdict, reason}}.
+    """
     texts = {row["query_id"]: row["text"] for row in _rows(run, "1_tables/queries", key, query_ids)}
     positives = _rows(run, "1_tables/positives", key, query_ids)
-    negatives = {name: _rows(run, f"5_sets/{name}", key, query_ids) for name in sets}
-    rejected = {name: _rows(run, f"5_sets/{name}/_rejected", key, query_ids, optional=True) for name in sets}
-    everything = [positives, *negatives.values(), *rejected.values()]
-    _add_texts(run, [row for rows in everything for row in rows])
-    _add_judgments(run, key, query_ids, [row for rows in everything for row in rows])
+    parts = {(name, part): _part(run, name, part, key, query_ids) for name in sets for part in PARTS}
+    everything = [row for rows in (positives, *parts.values()) for row in rows]
+    _add_texts(run, everything)
+    _add_judgments(run, key, query_ids, everything)
     found = _by_query(positives)
-    kept = {name: _by_query(rows, "rank") for name, rows in negatives.items()}
-    left_out = {name: _by_query(rows, "reason") for name, rows in rejected.items()}
+    grouped = {(name, part): _by_query(rows, PARTS[part].order) for (name, part), rows in parts.items()}
     return [
         {
             "query_id": query_id,
             "text": texts[query_id],
             "positives": found[query_id],
-            "sets": {name: {"negatives": kept[name][query_id], "rejected": left_out[name][query_id]} for name in sets},
+            "sets": {name: {part: grouped[name, part][query_id] for part in PARTS} for name in sets},
         }
         for query_id in query_ids
     ]
@@ -112,6 +154,21 @@ def _rows(run: Run, folder: str, key: str, query_ids: Sequence[str], optional: b
     table = run.read(folder, key)
     rows: list[Row] = table.filter(pc.is_in(table["query_id"], pa.array(query_ids, pa.string()))).to_pylist()
     return rows
+
+
+def _part(run: Run, name: str, part: str, key: str, query_ids: Sequence[str]) -> list[Row]:
+    """Return the rows of some queries in one table of a set, with their verdict."""
+    folder, verdict, _ = PARTS[part]
+    return [row | {"verdict": verdict} for row in _rows(run, f"5_sets/{name}{folder}", key, query_ids, optional=bool(folder))]
+
+
+def _found(run: Run, key: str, query_id: str) -> dict[str, list[Row]]:
+    """Return the candidates of a query, doc_id -> [{source, rank, score}], in order of their best rank, then doc_id."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for source in run.names("3_candidates"):
+        for row in _rows(run, f"3_candidates/{source}", key, [query_id], optional=True):
+            found[row["doc_id"]].append({name: row[name] for name in ("source", "rank", "score")})
+    return dict(sorted(found.items(), key=lambda item: (min(row["rank"] for row in item[1]), item[0])))
 
 
 def _by_query(rows: Iterable[Row], *first: str) -> dict[str, list[Row]]:

@@ -4,11 +4,12 @@ import json
 import sys
 
 import pytest
-from toy import rows, toy_run
+from toy import COSINES, DOCUMENT_TEXTS, Toy, rows, toy_run, write_judge, write_source
 
 import cli.main
 from cli.flags import build, section
 from cli.flow import make_plan
+from miner.engine import How
 from miner.errors import UserError
 from miner.options import Beir, MineBm25
 from scoring.options import Select
@@ -149,6 +150,139 @@ def test_show_reads_one_query(quarry, tmp_path):
     assert shown["query_id"] == "q2"
     code, _, err = quarry("show", "q22")
     assert code == 2 and "q2" in err and err.count("\n") == 1
+
+
+def case_file(tmp_path):
+    """A run with a judge that has verdicts, and a set that keeps, promotes and drops for several reasons."""
+    run = toy_run(tmp_path / "run", documents=DOCUMENT_TEXTS | {"d09": ("Wax", "moths " * 60)})
+    said = {
+        "d08": (None, "drop", "answers"),
+        "d09": (0.25, "keep", None),
+        "d10": (0.75, "promote", "relevant"),
+        "d11": (None, None, "over_budget"),
+    }
+    every = {query_id: dict.fromkeys(found, (None, "keep", None)) for query_id, found in COSINES.items()}
+    write_judge(run, "llm", every | {"q2": every["q2"] | said})
+    return run
+
+
+def test_show_is_a_case_file_of_every_candidate(quarry, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "130")
+    case_file(tmp_path)
+    quarry("select", "five", "--from", "bm25", "--promote", "llm", "--min-score", "0.1")
+    lines = quarry("show", "q2")[1].splitlines()
+    assert [line.rstrip() for line in lines[:7]] == [
+        "query q2: how do bees talk",
+        "",
+        "2 positives",
+        "  doc_id  bm25   dense  llm   similarity",
+        " positives",
+        "  d02     1 (9)  1 (9)  keep  0.875       Honey bees dance to tell the hive where flowers stand",
+        "  d03     4 (6)  2 (8)  keep  0.500       a bee that returns runs in a figure of eight on the comb",
+    ]
+    assert lines[8] == "set five: 1 kept, 1 promote:llm, 1 dropped: answers:llm, 2 dropped: positive, 1 of no source of the recipe"
+    below = "\n".join(lines[9:])
+    order = [" kept", "  1  d09 ", " promote:llm", "d10 ", " dropped: answers:llm", "d08 ", " dropped: positive", "d02 ", "d03 ",
+             " of no source of the recipe", "d11 "]  # fmt: skip
+    places = [below.index(part) for part in order]
+    assert places == sorted(places)
+    d10 = next(line for line in lines[9:] if "d10" in line)
+    assert "5 (5)" in d10 and "0.750 promote relevant" in d10 and "0.125" in d10
+    assert "over_budget" in next(line for line in lines[9:] if "d11" in line)
+    assert max(map(len, lines)) <= 130
+    assert "Wax moths moths" in below and "moths " * 60 not in below
+
+
+def test_show_says_what_was_compared(quarry, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "130")
+    case_file(tmp_path)
+    quarry("select", "five", "--from", "bm25:1", "--max-score", "0.5", "--min-score", "llm=0.5")
+    out = quarry("show", "q4", "--set", "five")[1]
+    assert " dropped: no_score:llm" in out and "0 negatives" not in out
+    quarry("select", "six", "--from", "bm25:1", "--max-score", "0.5")
+    out = quarry("show", "q2", "--set", "six")[1]
+    assert "0.750 against 0.500" in next(line for line in out.splitlines() if " d08 " in line)
+    assert "2 against 1" in next(line for line in out.splitlines() if " d10 " in line)
+    assert "set five" not in out
+
+
+def test_show_without_a_set_lists_all_candidates_by_their_best_rank(quarry, tmp_path):
+    toy_run(tmp_path / "run")
+    out = quarry("show", "q2")[1]
+    below = out[out.index("no set yet: 6 candidates") :]
+    places = [below.index(doc_id) for doc_id in ("d02", "d03", "d08", "d09", "d11", "d10")]
+    assert places == sorted(places)
+    assert "no set yet: 0 candidates" in quarry("show", "q5")[1]
+
+
+def test_show_keeps_to_the_width_of_the_terminal(quarry, tmp_path, monkeypatch):
+    case_file(tmp_path)
+    quarry("select", "five", "--from", "bm25:2", "--from", "dense", "--promote", "llm", "--max-score", "0.5")
+    for width in (40, 60, 80, 100, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        out = quarry("show", "q2")[1]
+        assert max(map(len, out.splitlines())) <= width, width
+        words = " ".join(out.split())
+        assert all(part in words for part in ("d08", "0.750 promote", "0.875", "over_budget", "5 (5)", "d11")), width
+
+
+def test_show_gives_the_same_as_data(quarry, tmp_path):
+    case_file(tmp_path)
+    quarry("select", "five", "--from", "bm25", "--promote", "llm", "--min-score", "0.1")
+    shown = json.loads(quarry("show", "q2", "--json")[1])
+    assert [row["doc_id"] for row in shown["candidates"]] == ["d02", "d03", "d08", "d09", "d11", "d10"]
+    assert shown["candidates"][3]["sources"] == [{"source": "bm25", "rank": 3, "score": 7.0}, {"source": "dense", "rank": 4, "score": 6.0}]
+    parts = shown["sets"]["five"]
+    assert {part: [(row["doc_id"], row["verdict"]) for row in found] for part, found in parts.items()} == {
+        "negatives": [("d09", "keep")],
+        "promoted": [("d10", "promote")],
+        "rejected": [("d08", "drop"), ("d02", "drop"), ("d03", "drop")],
+        "unseen": [("d11", None)],
+    }
+    (row,) = parts["promoted"]
+    assert (row["reason"], row["value"], row["threshold"]) == ("promote:llm", 0.75, None)
+    assert row["judgments"]["llm"] == {"score": 0.75, "verdict": "promote", "reason": "relevant"}
+    assert row["sources"] == [{"source": "bm25", "rank": 5, "score": 5.0}] and row["title"] == "Obsidian"
+    assert parts["unseen"][0]["reason"] == "not_asked"
+
+
+def test_show_tells_candidates_that_a_set_has_not_seen_yet(quarry, tmp_path):
+    run = toy_run(tmp_path / "run")
+    quarry("select", "five", "--from", "bm25")
+    write_source(run, Toy(candidates={"bm25": {"q2": ["d12", "d08"]}}), "bm25", How(force=True))
+    unseen = json.loads(quarry("show", "q2", "--json")[1])["sets"]["five"]["unseen"]
+    assert [(row["doc_id"], row["reason"]) for row in unseen] == [("d12", "found_since"), ("d11", "not_asked")]
+    assert "found since the set was made" in quarry("show", "q2")[1]
+
+
+def test_select_dry_run_prints_the_funnel(quarry, tmp_path):
+    case_file(tmp_path)
+    words = ("select", "five", "--from", "bm25:1", "--from", "dense", "--min-rank", "2", "--promote", "llm", "--dry-run")
+    code, out, err = quarry(*words)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "dry run of set five; positives are kept out by ids, vectors",
+        "                            bm25  dense",
+        "  candidates                  19     17",
+        "  positive                     6      7",
+        "  promote:llm                  1      0",
+        "  answers:llm                  1      0",
+        "  quota                        4      0",
+        "  kept from another source     3      0",
+        "  kept                         4     10",
+        "set five: 12 negatives, 12 rejected, 1 promoted; 4 queries have negatives",
+    ]
+    funnel = json.loads(quarry(*words, "--json")[1])["funnel"]
+    assert list(funnel) == ["bm25", "dense"] and list(funnel["bm25"])[:2] == ["candidates", "positive"]
+    assert not (tmp_path / "run/5_sets").exists()
+
+
+def test_a_set_says_what_else_there_is_to_know_of_it(quarry, tmp_path):
+    run = toy_run(tmp_path / "run")
+    write_source(run, Toy(candidates={"far": {"q1": ["d02", "d08"]}}), "far")
+    out = quarry("select", "five", "--from", "far")[1]
+    assert "1 of the negatives are positives of other queries; --drop-other-positives leaves them out" in out
+    assert "positives of other queries" not in quarry("select", "six", "--from", "bm25")[1]
 
 
 def test_doctor_names_the_encoder_and_what_is_missing(quarry):

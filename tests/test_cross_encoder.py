@@ -197,3 +197,23 @@ def test_mistakes_are_named_before_a_model_is_looked_for(tmp_path):
             judge(run, "./no/model", **options)
         assert "\n" not in str(caught.value)
     assert run.names("3_candidates") == ["bm25", "dense"]  # nothing was drawn on the way
+
+
+def test_another_threshold_runs_no_model(tmp_path, reranker, monkeypatch):
+    run = made(tmp_path)
+    judge(run, reranker)
+
+    def refuse(options):
+        raise AssertionError("a model was loaded")
+
+    for module in ("miner.models", "miner.rerank", "scoring.similarity"):
+        for name in ("load_reranker", "load_encoder"):
+            monkeypatch.setattr(f"{module}.{name}", refuse, raising=False)
+    sizes = []
+    for number, bound in enumerate((0.0, 1.0)):
+        recipe = Select(
+            name=f"set{number}", sources=("bm25",), max_score={"cross-encoder": bound}, percentile_margin={"cross-encoder": 100}
+        )
+        select(run, recipe, How())
+        sizes.append(len(rows(run, f"5_sets/set{number}", "doc_id")))
+    assert sizes[0] == 0 < sizes[1]

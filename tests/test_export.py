@@ -301,3 +301,46 @@ def test_the_real_model_learns_from_exported_triplets(run, tmp_path):
     assert trained.global_step == len(losses) == 3
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
     assert any(not torch.equal(before[name], weights) for name, weights in model.named_parameters())
+
+
+@pytest.fixture
+def promoting(tmp_path) -> Run:
+    """q1's d08 (cosine .875) and q2's d08 (.75) are promoted."""
+    run = toy_run(tmp_path / "run")
+    select(run, Select(name="up", sources=("bm25",), promote=("similarity=0.75",)), HOW)
+    return run
+
+
+def test_promoted_documents_count_as_positives_only_if_asked_for(promoting):
+    plain = export(promoting, Export(name="up", format="labeled-pair", ids=True), HOW)
+    labels = {(row["query_id"], row["doc_id"]): row["label"] for row in rows(promoting, "8_export/up.labeled-pair")}
+    assert ("q1", "d08") not in labels and "promoted" not in plain.facts
+    manifest = export(promoting, Export(name="up", format="labeled-pair", ids=True, promoted=True), How(force=True))
+    more = {(row["query_id"], row["doc_id"]): row["label"] for row in rows(promoting, "8_export/up.labeled-pair")}
+    assert more == labels | {("q1", "d08"): 1, ("q2", "d08"): 1}
+    assert manifest.facts == {"promoted": 2}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_promoted_documents_in_every_format(promoting, form):
+    manifest = export(promoting, Export(name="up", format=form, ids=True, promoted=True, negatives=2 if form == "n-tuple" else None), HOW)
+    found = [row for row in rows(promoting, f"8_export/up.{form}") if row["query_id"] == "q2"]
+    assert manifest.facts["promoted"] == 2
+    if form in ("triplet", "n-tuple"):
+        assert list(dict.fromkeys(row["positive_id"] for row in found)) == ["d02", "d03", "d08"]
+        assert {row["positive"] for row in found} == set(texts(["d02", "d03", "d08"]))
+    elif form == "labeled-pair":
+        assert [(row["doc_id"], row["label"]) for row in found] == [("d02", 1), ("d03", 1), ("d08", 1), ("d09", 0), ("d10", 0)]
+    else:
+        assert [row["doc_ids"] for row in found] == [["d02", "d03", "d08", "d09", "d10"]]
+        assert found[0]["labels" if form == "labeled-list" else "scores"] == (
+            [1, 1, 1, 0, 0] if form == "labeled-list" else [0.875, 0.5, 0.75, 0.4375, 0.125]
+        )
+
+
+def test_a_set_without_promoted_documents_is_one_line(run):
+    with pytest.raises(
+        UserError, match="set 'bm25' has no promoted documents; leave --promoted out, or select it with --promote"
+    ) as caught:
+        export(run, Export(name="bm25", promoted=True), HOW)
+    assert "\n" not in str(caught.value) and not (run.path / "8_export").exists()

@@ -328,6 +328,16 @@ def test_recipe_names_every_rule_that_is_not_at_its_default():
     options = Select(name="s", sources=("bm25:5", "dense"), percent_margin=0.95, sampler="random", negatives=7).record()
     assert recipe(options) == "bm25:5 + dense; percent margin 0.95; sampler random; negatives 7"
     assert recipe(Select(name="s", sources=("bm25",)).record()) == "bm25"
+    options = Select(
+        name="s", sources=("bm25",), max_score=("0.5", "ce=0.9"), min_score="ce=-1", agree="any", promote=("ce=0.9", "llm"),
+        near_positive=0.9, drop_other_positives=True, percentile_margin=40,
+    )  # fmt: skip
+    assert recipe(options.record()) == (
+        "bm25; agree any; percentile margin 40; min score -1 by ce; max score 0.5 and 0.9 by ce; near positive 0.9; drop other positives; "
+        "promote 0.9 by ce and llm"
+    )
+    assert recipe({"name": "s", "sources": ["bm25"], "max_rank": 3}) == "bm25; max rank 3"  # of an older set
+    assert recipe({}) == ""
 
 
 def test_describe_tells_all_of_one_query(run):
@@ -335,7 +345,15 @@ def test_describe_tells_all_of_one_query(run):
     assert found["text"] == QUERY_TEXTS["q2"]
     similarity = {"score": 0.875, "verdict": None, "reason": None}
     title, text = DOCUMENT_TEXTS["d02"]
-    assert found["positives"][0] == {"doc_id": "d02", "relevance": 1, "title": title, "text": text, "judgments": {"similarity": similarity}}
+    sources = [{"source": "bm25", "rank": 1, "score": 9.0}, {"source": "dense", "rank": 1, "score": 9.0}]
+    assert found["positives"][0] == {
+        "doc_id": "d02",
+        "relevance": 1,
+        "title": title,
+        "text": text,
+        "judgments": {"similarity": similarity},
+        "sources": sources,
+    }
     assert list(found["sets"]) == ["bm25"]
     negatives, rejected = found["sets"]["bm25"]["negatives"], found["sets"]["bm25"]["rejected"]
     assert [(row["doc_id"], row["rank"], row["score"], row["positive_score"]) for row in negatives] == [

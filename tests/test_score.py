@@ -278,7 +278,9 @@ def test_pairs_without_similarity_are_counted(tmp_path):
     run = toy_set(tmp_path / "run", candidates={"dense": FOUND["dense"]}, similarity=of_dense)
     write_source(run, Toy(), "bm25")
     select(run, Select(name="later", sources=("bm25",)), HOW)
-    with pytest.raises(UserError, match=r"8 pairs of 5_sets/later have no row by judge similarity.*`quarry judge similarity --force`"):
+    with pytest.raises(
+        UserError, match=r"8 pairs of 5_sets/later have no row by judge similarity.*`quarry judge similarity` first: it judges only these"
+    ):
         score(run, Score(sets=("later",), resamples=0), HOW)
     assert score(run, Score(sets=("set",), resamples=0), HOW)  # what the judge has seen is scored
 

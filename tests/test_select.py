@@ -1,12 +1,15 @@
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy import COSINES, FOUND, GOLD, HOW, NEAREST, Toy, rows, toy_run, write_similarity, write_source
+from toy import COSINES, FOUND, GOLD, HOW, NEAREST, Toy, rows, toy_run, write_judge, write_similarity, write_source
+from vectors import plane, write_vectors
 
+from cli.flags import build
 from miner.engine import How
 from miner.errors import UserError
 from miner.store import write_json, write_table
@@ -363,6 +366,353 @@ def test_bytes_do_not_depend_on_workers_nor_on_order_of_rows(tmp_path):
     assert sorted(written[0]) == ["00000.parquet", "00001.parquet", "_rejected/00000.parquet", "_rejected/00001.parquet"]
 
 
+# Logits of a second judge. It holds d08 of q1 to be far below the positive, and d10 above; q4 has no score of one positive.
+LOGITS = {
+    "q1": {"d01": 4.0, "d08": -3.0, "d09": 1.0, "d10": 5.0, "d11": 3.5, "d12": -6.0},
+    "q2": {"d02": 2.0, "d03": -1.0, "d08": -1.5, "d09": -4.0, "d10": 3.0, "d11": None},
+    "q3": {"d04": 6.0, "d02": 0.5, "d09": -2.0, "d10": 5.5, "d11": 2.0},
+    "q4": {"d05": 3.0, "d06": None, "d07": 1.0, "d08": -2.0, "d09": 0.5, "d10": -5.0, "d11": 4.0, "d12": 2.5},
+    "q5": {"d12": 1.0},
+}
+# Verdicts of a third one, without scores but for one.
+SAID = {query_id: {doc_id: (None, "keep", None) for doc_id in found} for query_id, found in LOGITS.items()}
+SAID["q1"] = SAID["q1"] | {"d08": (None, "drop", "answers"), "d10": (0.75, "promote", "relevant"), "d11": (None, "promote", None)}
+SAID["q2"] = SAID["q2"] | {"d08": (0.25, "drop", None), "d10": (None, "promote", None)}
+SAID["q4"] = SAID["q4"] | {"d05": (None, "drop", "wrong"), "d11": (None, None, None)}
+
+
+@pytest.fixture
+def judges(run):
+    """The toy with the judges ce and llm beside similarity."""
+    write_judge(run, "ce", LOGITS)
+    write_judge(run, "llm", SAID)
+    return run
+
+
+def test_a_bound_reads_the_same_from_flags_toml_and_python():
+    def bound(value):
+        return Select(name="s", sources=("a",), max_score=value).max_score
+
+    assert bound(0.5) == bound("0.5") == bound(["0.5"]) == bound(("0.5",)) == 0.5
+    assert bound(["0.5", "ce=-2"]) == bound(("0.5", "ce=-2")) == ("0.5", "ce=-2")
+    assert bound({"similarity": 0.5, "ce": -2}) == ("similarity=0.5", "ce=-2")
+    assert bound("ce=-2") == bound(["ce=-2"]) == bound({"ce": -2}) == ("ce=-2",)
+    assert bound(2) == 2.0 and bound(None) is None
+    again = Select(**Select(name="s", sources=("a",), max_score={"ce": 0.1}).record())
+    assert again == Select(name="s", sources=("a",), max_score="ce=0.1")
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "message"),
+    [
+        ("max_score", ["ce=1", "ce=2"], "more than one value for judge ce"),
+        ("max_score", ["1", "2"], "more than one value for the judge of --judge"),
+        ("max_score", "ce=high", "expected VALUE, or JUDGE=VALUE such as cross-encoder=0.9 .found 'ce=high'."),
+        ("max_score", "=", "expected VALUE, or JUDGE=VALUE"),
+        ("max_score", "nan", "expected -inf to inf .found nan."),
+        ("percentile_margin", ["ce=101"], "expected 0 to 100 .found 101."),
+        ("percent_margin", {"ce": 0}, "expected 1e-06 to inf .found 0."),
+    ],
+)
+def test_a_bad_bound_is_named(rule, value, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build(Select, {"name": "s", "sources": ["a"], rule: value}, "select")
+    assert "\n" not in str(caught.value) and f"--{rule.replace('_', '-')} is" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_score": "similarity=1", "min_score": ["0", "similarity=1"]}, "more than one value for judge similarity"),
+        ({"promote": ("ce=1", "ce")}, "--promote 'ce': expected JUDGE=SCORE or JUDGE, each judge once"),
+        ({"promote": ("ce=x",)}, "--promote: expected VALUE, or JUDGE=VALUE such as cross-encoder=0.9"),
+        ({"promote": ("=1",)}, "--promote '=1': expected JUDGE=SCORE or JUDGE"),
+        ({"max_score": "cf=1"}, r"4_judgments/cf does not exist \(found ce, llm, similarity\); run `quarry judge cf` first"),
+        ({"promote": ("cf",)}, "run `quarry judge cf` first"),
+        ({"max_score": "ce.first=1"}, r"has no scores of judge 'ce.first' \(found ce\)"),
+    ],
+)
+def test_a_bad_recipe_of_several_judges_is_one_line(judges, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make(judges, "bm25", **options)
+    assert "\n" not in str(caught.value) and not (judges.path / "5_sets").exists()
+
+
+def test_a_judge_that_is_half_done_or_lacks_pairs_is_refused(judges):
+    (judges.path / "4_judgments/ce/_manifest.json").unlink()
+    with pytest.raises(UserError, match=r"4_judgments/ce is only half done; run `quarry judge ce` first"):
+        make(judges, "bm25", max_score="ce=1")
+    without = {q: {d: s for d, s in found.items() if d != "d10"} for q, found in LOGITS.items()}
+    write_judge(judges, "ce", without, How(force=True), sources=["dense"])
+    message = (
+        "4 pairs of 3_candidates/bm25 have no row by judge ce, which saw other inputs; run `quarry judge ce` first: it judges only these"
+    )
+    with pytest.raises(UserError, match=message):
+        make(judges, "bm25", "dense", max_score="ce=1")
+    assert make(judges, "dense:1", max_score="ce=1")["q1"] == ["d09"]  # what it has seen is enough
+
+
+def test_all_judges_must_let_a_candidate_pass(judges):
+    assert make(judges, "bm25", "dense", max_score=["0.5", "ce=2.5"]) == {
+        "q1": ["d12"],
+        "q2": ["d09"],
+        "q3": ["d09", "d11", "d02"],
+        "q4": ["d08", "d12", "d09", "d10"],
+    }
+    found = why(judges)
+    assert found["q1", "d08"] == ("max_score", 0.875, 0.5)
+    assert found["q1", "d10"] == ("max_score:ce", 5.0, 2.5)
+    assert found["q2", "d11"] == ("no_score:ce", None, None)
+    assert found["q4", "d11"] == ("max_score:ce", 4.0, 2.5)
+    assert list(judges.find("5_sets/set").inputs)[-2:] == ["4_judgments/similarity", "4_judgments/ce"]
+
+
+def test_with_any_one_judge_is_enough(judges):
+    kept = make(judges, "bm25", "dense", max_score=["0.25", "ce=2.5"], agree="any")
+    assert kept == {
+        "q1": ["d08", "d09", "d11", "d12"],
+        "q2": ["d08", "d09", "d10"],
+        "q3": ["d09", "d11", "d10", "d02"],
+        "q4": ["d08", "d12", "d09", "d10", "d11"],
+    }
+    assert {pair: said for pair, said in why(judges).items() if said[0] != "positive"} == {
+        ("q1", "d10"): ("max_score", 0.5, 0.25),  # both leave it out: the reason is the first judge's
+        ("q2", "d11"): ("max_score", 0.5, 0.25),  # ce has no score of it: no vote for it
+    }
+
+
+def test_with_any_a_null_score_is_no_vote_and_no_veto(judges):
+    make(judges, "dense", min_score=["ce=-9", "0.5"], agree="any")
+    assert ("q2", "d11") not in why(judges)  # ce cannot say, similarity lets it pass
+    make(judges, "dense", name="other", judge="ce", min_score=["-9", "similarity=0.75"], agree="any")
+    assert why(judges, "other")["q2", "d11"] == ("no_score", None, None)
+    make(judges, "dense", name="one", max_score="ce=2.5", agree="any")  # one judge: any is all
+    assert why(judges, "one")["q2", "d11"] == ("no_score:ce", None, None)
+
+
+def test_each_judge_measures_from_its_own_lowest_positive(judges):
+    assert make(judges, "bm25", "dense", absolute_margin=["0.125", "ce=0.5"]) == {"q1": ["d12"], "q3": ["d09"]}
+    found = why(judges)
+    assert found["q1", "d08"] == ("absolute_margin", 0.875, 0.625)
+    assert found["q1", "d11"] == ("absolute_margin:ce", 3.5, 3.5)  # its positive has 4.0 of ce, .75 of similarity
+    assert found["q1", "d10"] == ("absolute_margin:ce", 5.0, 3.5)
+    assert found["q2", "d10"] == ("absolute_margin:ce", 3.0, -1.5)  # -1, not 2: the lowest of two
+    assert found["q4", "d10"] == ("no_score:ce", -5.0, None)  # ce has none of d06
+    assert found["q4", "d08"] == ("absolute_margin", 0.5, 0.125)
+    make(judges, "bm25", name="percent", percent_margin="ce=0.5")
+    assert why(judges, "percent")["q2", "d08"] == ("percent_margin:ce", -1.5, -1.5)
+
+
+def test_percentile_margins_of_two_judges(judges):
+    cosines = [COSINES[q][d] for q, found in GOLD.items() for d in found]
+    logits = [LOGITS[q][d] for q, found in GOLD.items() for d in found if LOGITS[q][d] is not None]
+    low, high = float(np.percentile(cosines, 60)), float(np.percentile(logits, 50))
+    assert (round(low, 3), high) == (0.65, 2.0)
+    kept = make(judges, "bm25", percentile_margin=["60", "ce=50"])
+    assert kept == {"q1": ["d09"], "q2": ["d09"], "q3": ["d09"], "q4": ["d08", "d09", "d10"]}
+    assert why(judges)["q1", "d11"] == ("percentile_margin:ce", 3.5, high)
+    assert why(judges)["q2", "d08"] == ("percentile_margin", 0.75, low)
+    assert judges.find("5_sets/set").facts["percentile_margins"] == {"similarity": low, "ce": high}
+
+
+def promoted(run, name="set"):
+    columns = ("query_id", "doc_id", "reason", "value", "threshold")
+    return {row[:2]: row[2:] for row in rows(run, f"5_sets/{name}/_promoted", *columns)}
+
+
+def test_what_reaches_a_score_is_promoted_and_stands_nowhere_else(judges):
+    kept = make(judges, "bm25", "dense", promote=("ce=3.5",), max_score=0.25)
+    found = promoted(judges)
+    assert found == {
+        ("q1", "d10"): ("promote:ce", 5.0, 3.5),
+        ("q1", "d11"): ("promote:ce", 3.5, 3.5),
+        ("q3", "d10"): ("promote:ce", 5.5, 3.5),
+        ("q4", "d11"): ("promote:ce", 4.0, 3.5),
+    }
+    negatives = {(query_id, doc_id) for query_id, listed in kept.items() for doc_id in listed}
+    assert not set(found) & (negatives | set(why(judges)))
+    assert ("q3", "d04") not in found  # 6.0, but a positive
+    manifest = judges.find("5_sets/set")
+    assert manifest.drops["promote:ce"] == manifest.rows["promoted"] == 4
+    assert sum(manifest.drops.values()) == manifest.rows["promoted"] + manifest.rows["rejected"]
+    assert not (judges.path / "5_sets/none").exists()
+    make(judges, "bm25", name="none")
+    assert not (judges.path / "5_sets/none/_promoted").exists()
+
+
+def test_promotion_by_verdict_and_by_judges_that_must_agree(judges):
+    make(judges, "bm25", promote=("llm",))
+    assert promoted(judges) == {
+        ("q1", "d10"): ("promote:llm", 0.75, None),
+        ("q1", "d11"): ("promote:llm", None, None),
+        ("q2", "d10"): ("promote:llm", None, None),
+    }
+    make(judges, "bm25", name="both", promote=("ce=3.5", "llm"))
+    assert promoted(judges, "both") == {("q1", "d10"): ("promote:ce", 5.0, 3.5), ("q1", "d11"): ("promote:ce", 3.5, 3.5)}
+    make(judges, "bm25", name="turned", promote=("llm", "ce=3.5"))
+    assert promoted(judges, "turned")["q1", "d10"] == ("promote:llm", 0.75, None)
+    make(judges, "bm25", name="all", promote=("ce=3.5", "llm", "similarity=0.5"))
+    assert set(promoted(judges, "all")) == {("q1", "d10")}
+
+
+def test_a_drop_by_a_judge_of_the_recipe_counts_and_that_of_another_does_not(judges):
+    make(judges, "bm25", max_score="llm=1")
+    assert why(judges)["q1", "d08"] == ("answers:llm", None, None)
+    assert why(judges)["q2", "d08"] == ("drop:llm", 0.25, None)
+    assert why(judges)["q1", "d11"] == ("no_score:llm", None, None)  # "promote" is but a word where nothing is to be promoted
+    assert why(judges)["q4", "d05"] == ("positive", None, None)
+    assert make(judges, "bm25", name="free")["q1"][0] == "d08"  # llm is not in the recipe
+
+
+def test_other_queries_positives_are_counted_and_dropped_on_request(run):
+    found = {"far": {"q1": ["d02", "d08", "d12"], "q2": ["d05", "d02"], "q5": ["d04", "d12"]}}
+    write_source(run, Toy(candidates=FOUND | found), "far")
+    assert make(run, "far") == {"q1": ["d02", "d08", "d12"], "q2": ["d05"], "q5": ["d04"]}
+    assert run.find("5_sets/set").facts["other_positives"] == 4
+    assert make(run, "far", name="without", drop_other_positives=True) == {"q1": ["d08"]}
+    assert reasons(run, "other_positive", "without") == {("q1", "d02"), ("q1", "d12"), ("q2", "d05"), ("q5", "d04")}
+    assert run.find("5_sets/without").facts["other_positives"] == 0
+    assert why(run, "without")["q2", "d02"] == ("positive", None, None)
+
+
+def test_what_is_near_to_a_positive_by_vectors_is_left_out(run):
+    make(run, "bm25", name="default")
+    assert reasons(run, "near_positive", "default") == set()  # .9375 is below .98
+    kept = make(run, "bm25", near_positive=NEAREST)
+    assert kept == {} and why(run)["q1", "d08"] == ("near_positive", NEAREST, NEAREST)  # inclusive
+    assert why(run)["q1", "d01"] == ("positive", None, None)
+    assert make(run, "bm25", name="off", near_positive=1.5)["q1"] == ["d08", "d09", "d10", "d11"]
+    assert run.find("5_sets/off").facts["protected_by"] == "ids"
+    write_source(run, Toy(candidates={"new": {"q1": ["d02", "d08"]}}), "new")
+    assert make(run, "new", name="new", near_positive=0.5)["q1"] == ["d02", "d08"]  # it has not seen the source
+    assert run.find("5_sets/new").facts["protected_by"] == "ids"
+
+
+# ---- samplers
+
+
+DRAWN = ["random", "hardest", "simans", "quantile", "propensity", "diverse", "eci"]
+WORDS = {q: {d: (number * 7 % 11) / 10 for number, d in enumerate(sorted(found))} for q, found in LOGITS.items()}  # overlap, by hand
+
+
+def sampled_run(path, **changes):
+    run = toy_run(path, **changes)
+    write_judge(run, "overlap", WORDS)
+    return write_vectors(run, *plane())
+
+
+@pytest.mark.parametrize("sampler", DRAWN)
+def test_a_sampler_is_independent_of_shards_and_workers_and_keeps_quotas(tmp_path, sampler):
+    found = []
+    for number, (size, workers) in enumerate([(3, 1), (1, 2), (5, 1)]):
+        run = sampled_run(tmp_path / str(number), shard_queries=size)
+        kept = make(run, "bm25:2", "dense:1", negatives=2, sampler=sampler, how=HOW if workers == 1 else How(workers=workers))
+        found.append((kept, why(run), run.find("5_sets/set").facts))
+    assert found[0] == found[1] == found[2]
+    for query_id, listed in found[0][0].items():
+        assert len(listed) <= 2 and not set(listed) & set(GOLD[query_id])
+        in_source = {source: set(FOUND[source].get(query_id, [])) for source in FOUND}
+        assert len([d for d in listed if d not in in_source["dense"]]) <= 2 and len([d for d in listed if d not in in_source["bm25"]]) <= 1
+    facts = found[0][2]
+    assert facts["mixture"] == f"one order of all sources, by sampler {sampler}"
+    assert ("effective_sample_size" in facts) == (sampler == "propensity")
+
+
+def test_propensity_says_what_its_survivors_are_worth(tmp_path):
+    run = sampled_run(tmp_path)
+    make(run, "bm25", "dense", sampler="propensity", bins=2)
+    survivors = {(q, d) for found in FOUND.values() for q, ids in found.items() for d in ids if d not in GOLD[q]}
+    low, high = (pick(COSINES[q][d] for q, d in survivors) for pick in (min, max))
+    cells = Counter((min(int(WORDS[q][d] * 2), 1), min(int((COSINES[q][d] - low) / (high - low) * 2), 1)) for q, d in survivors)
+    weights = [(1 / len(cells)) / (count / len(survivors)) for count in cells.values() for _ in range(count)]
+    facts = run.find("5_sets/set").facts
+    assert facts["survivors"] == len(survivors) == 18
+    assert facts["effective_sample_size"] == round(sum(weights) ** 2 / sum(weight**2 for weight in weights), 1)
+    with pytest.raises(
+        UserError, match="no candidate passes the rules of set nothing; `quarry select … --dry-run` shows at which they fail"
+    ):
+        make(run, "bm25", name="nothing", sampler="propensity", min_score=2)
+
+
+def test_what_a_sampler_leaves_out_and_cannot_weigh_has_its_reason(tmp_path):
+    cosines = COSINES | {"q1": COSINES["q1"] | {"d10": None}, "q2": COSINES["q2"] | {"d03": None}}
+    run = sampled_run(tmp_path, similarity=cosines)
+    make(run, "bm25", sampler="quantile", quantile=0.5)
+    assert reasons(run, "no_score") == {("q1", "d10")}  # quantile does not ask for positives
+    # q1: d08 .875, d09, d11: two of three; q2: d08, d09, d10: two; q3: d10 above d09: one; q4: d08, d09, d10, d11: two
+    assert reasons(run, "quantile") == {("q1", "d11"), ("q2", "d10"), ("q3", "d09"), ("q4", "d10"), ("q4", "d11")}
+    assert why(run)["q1", "d11"] == ("quantile", None, None)
+    for sampler in ("simans", "eci"):
+        make(run, "bm25", name=sampler, sampler=sampler)
+        assert reasons(run, "no_score", sampler) == {("q1", "d10"), ("q2", "d08"), ("q2", "d09"), ("q2", "d10")}
+    assert reasons(run, "eci", "eci") == {("q3", "d09"), ("q3", "d10"), ("q4", "d11")}  # scores below 0: no signal
+    assert run.find("5_sets/eci").drops["eci"] == len(reasons(run, "eci", "eci"))
+
+
+def test_simans_and_diverse_choose_as_they_say(tmp_path):
+    run = sampled_run(tmp_path)
+    # So sharp that chance has no say: the order of |s_n - s_p - b|. q1: s_p = .75, b = -.25, so d10 (.5), then d09 (.625), …
+    near = make(run, "bm25", sampler="simans", simans_a=1e6, simans_b=-0.25)
+    assert near["q1"] == ["d10", "d09", "d11", "d08"]
+    # q1's d08, d09, d10, d11 point to 84.7, 99.2, 114.3 and 130 degrees: with theta 0 the first, then what is nearest to a right angle
+    assert make(run, "bm25", name="wide", sampler="diverse", theta=0)["q1"][:2] == ["d08", "d11"]
+    assert make(run, "bm25", name="near", sampler="diverse", theta=0.99)["q1"][:2] == ["d08", "d09"]  # the highest scores
+
+
+def test_a_sampler_says_what_it_lacks(tmp_path):
+    run = toy_run(tmp_path)
+    with pytest.raises(UserError, match="run `quarry judge overlap` first"):
+        make(run, "bm25", sampler="propensity")
+    with pytest.raises(UserError, match="2_index/dense does not exist; run `quarry index dense` first"):
+        make(run, "bm25", sampler="diverse")
+    bare = toy_run(tmp_path / "bare", similarity=None)
+    for sampler in ("simans", "quantile", "eci"):
+        with pytest.raises(UserError, match="run `quarry judge similarity` first"):
+            make(bare, "bm25", sampler=sampler)
+
+
+# ---- the funnel
+
+
+@pytest.mark.parametrize("sampler", ["top", "quantile", "simans"])
+def test_the_funnel_accounts_for_every_candidate_of_every_source(judges, sampler):
+    broken = COSINES | {"q1": COSINES["q1"] | {"d10": None}, "q2": COSINES["q2"] | {"d03": None}}
+    write_similarity(judges, Toy(similarity=broken), How(force=True))
+    options = {"min_rank": 2, "max_score": ["0.7", "ce=3"], "promote": ("ce=5.25",), "negatives": 2, "sampler": sampler}
+    funnel = preview(judges, Select(name="s", sources=("bm25:2", "dense"), **options))["funnel"]
+    assert [counts["candidates"] for counts in funnel.values()] == [19, 17]
+    for counts in funnel.values():
+        assert counts["candidates"] == sum(count for fate, count in counts.items() if fate != "candidates")
+    assert list(funnel["bm25"]) == list(funnel["dense"])  # side by side
+    order = ["candidates", "positive", "promote:ce", "min_rank", "no_score", "max_score", "no_score:ce", "max_score:ce", sampler, "quota",
+             "negatives", "kept from another source", "kept"]  # fmt: skip
+    assert list(funnel["bm25"]) == [fate for fate in order if fate in funnel["bm25"]]
+    assert {"promote:ce", "min_rank", "no_score", "max_score"} <= set(funnel["bm25"])
+
+
+def test_the_funnel_of_the_toy(run):
+    # bm25 loses q1's d08 to min_rank and d09 of q2, q3 and q4 to the quota or to min_rank: dense brings them back
+    assert preview(run, Select(name="s", sources=("bm25:1", "dense"), min_rank=2))["funnel"] == {
+        "bm25": {"candidates": 19, "positive": 6, "quota": 5, "kept from another source": 4, "kept": 4},
+        "dense": {"candidates": 17, "positive": 7, "quota": 0, "kept from another source": 0, "kept": 10},
+    }
+
+
+# ---- made again
+
+
+def test_a_set_is_made_again_when_its_inputs_changed_and_refused_when_its_options_did(run):
+    assert make(run, "bm25", max_score=0.5)["q1"] == ["d10", "d11"]
+    write_source(run, Toy(candidates={"bm25": {"q1": ["d11", "d09"]}}), "bm25", How(force=True))
+    with pytest.raises(UserError, match=r"max_score=0.5, now 0.75"):
+        make(run, "bm25", max_score=0.75)
+    assert make(run, "bm25", max_score=0.5) == {"q1": ["d11"]}  # no --force
+    assert why(run) == {("q1", "d09"): ("max_score", 0.625, 0.5)}
+    write_similarity(run, Toy(similarity=COSINES | {"q1": COSINES["q1"] | {"d09": 0.0}}, candidates={"bm25": {}}), How(force=True))
+    assert make(run, "bm25", max_score=0.5) == {"q1": ["d11", "d09"]}
+    assert select(run, Select(name="set", sources=("bm25",), max_score=0.5), HOW).skipped
+
+
 DOCUMENTS = [f"d{number:02d}" for number in range(1, 13)]
 eighths = st.integers(-8, 8).map(lambda value: value / 8)
 recipes = st.fixed_dictionaries(
@@ -375,14 +725,32 @@ recipes = st.fixed_dictionaries(
         "min_score": eighths,
         "max_score": eighths,
         "negatives": st.integers(1, 6),
+        "second_margin": eighths,
+        "second_max": eighths,
+        "agree": st.sampled_from(["all", "any"]),
     },
 )
 
 
-def reference(toy, quotas, query_id, options):
+def second_failures(second, gold, doc_id, options):
+    """What the second judge says, of which some scores are None: the rules of it that a candidate fails, in order."""
+    asked = {name: options[f"second_{name}"] for name in ("margin", "max") if f"second_{name}" in options}
+    positives = [second[positive] for positive in gold]
+    if asked and (second[doc_id] is None or ("margin" in asked and None in positives)):
+        return ["no_score:two"]
+    failures = {
+        "absolute_margin:two": "margin" in asked and not second[doc_id] < min(positives) - asked["margin"],
+        "max_score:two": "max" in asked and second[doc_id] > asked["max"],
+    }
+    return [reason for reason, fails in failures.items() if fails]
+
+
+def reference(toy, second, quotas, query_id, options):
     """The recipe in plain Python: documents of one query in order, and the reason of each that is left out."""
     scores, gold = toy.similarity[query_id], toy.positives[query_id]
     lowest = min(scores[doc_id] for doc_id in gold)
+    firsts = {"absolute_margin", "percent_margin", "min_score", "max_score"} & set(options)
+    either = options.get("agree") == "any" and firsts and {"second_margin", "second_max"} & set(options)
 
     def step(rank, doc_id):
         score, get = scores[doc_id], options.get
@@ -394,6 +762,12 @@ def reference(toy, quotas, query_id, options):
             ("percent_margin", "percent_margin" in options and not score < lowest - (1 - get("percent_margin", 0)) * abs(lowest)),
             ("min_score", score < get("min_score", -9)),
             ("max_score", score > get("max_score", 9)),
+        ]
+        later = second_failures(second[query_id], gold, doc_id, options)
+        if either and not (later and any(fails for reason, fails in failures if reason in firsts)):
+            failures, later = failures[:3], []  # one of the two lets it pass
+        failures += [("no_score:two", "no_score:two" in later)] + [
+            (reason, reason in later) for reason in ("absolute_margin:two", "max_score:two")
         ]
         return next(((number, reason) for number, (reason, fails) in enumerate(failures) if fails), (99, ""))
 
@@ -421,9 +795,16 @@ def test_against_the_recipe_in_plain_python(tmp_path_factory, data, options, sha
     similarity = {q: dict(zip(DOCUMENTS, data.draw(st.lists(eighths, min_size=12, max_size=12)), strict=True)) for q in GOLD}
     toy = Toy(candidates=found, similarity=similarity, shard_queries=shard_queries)
     run = toy_run(tmp_path_factory.mktemp("run") / "run", candidates=found, similarity=similarity, shard_queries=shard_queries)
+    scores = st.lists(eighths | st.none() | eighths, min_size=12, max_size=12)
+    second = {q: dict(zip(DOCUMENTS, data.draw(scores), strict=True)) for q in GOLD}
+    write_judge(run, "two", second)
     quotas = [("b", data.draw(st.integers(1, 4))), ("a", None), ("c", data.draw(st.integers(1, 3)))]
-    kept = make(run, *(f"{source}:{most}" if most else source for source, most in quotas), **options)
-    expected = {query_id: reference(toy, quotas, query_id, options) for query_id in GOLD}
+    given = {name: value for name, value in options.items() if not name.startswith("second")}
+    for rule, name in (("absolute_margin", "second_margin"), ("max_score", "second_max")):
+        if name in options:
+            given[rule] = [*([str(given[rule])] if rule in given else []), f"two={options[name]}"]
+    kept = make(run, *(f"{source}:{most}" if most else source for source, most in quotas), **given)
+    expected = {query_id: reference(toy, second, quotas, query_id, options) for query_id in GOLD}
     assert kept == {query_id: chosen for query_id, (chosen, _) in expected.items() if chosen}
     left_out = {(query_id, doc_id): reason for query_id, (_, why) in expected.items() for doc_id, reason in why.items()}
     assert {pair: reason for pair, (reason, *_) in why(run).items()} == left_out

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -157,3 +158,102 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
 def test_a_stage_that_is_not_there_names_the_command(tmp_path):
     with pytest.raises(UserError, match="does not exist; run `quarry index bm25` first"):
         Run(tmp_path).need("2_index/bm25", "index bm25")
+
+
+GROWING = Stage("4_judgments/toy", "judgments", {"k": 3}, {"1_tables": "aa", "3_candidates/a": "a1"}, grows="3_candidates/")
+CHEAP = Stage("5_sets/toy", "sets", {"k": 3}, {"1_tables": "aa", "4_judgments/toy": "j1"}, cheap=True)
+
+
+def grown(run, inputs, key):
+    """What a shard held before, and one row for the state of the inputs."""
+    before = run.read_before("4_judgments/toy", key)
+    return Shard({key: pa.table({"seen": [*(before["seen"].to_pylist() if before else []), inputs]})})
+
+
+def grow(run, state, fail=False, **changes):
+    stage = replace(GROWING, inputs=GROWING.inputs | {"3_candidates/a": state}, **changes)
+    task = fail_on_two if fail else partial(grown, run, state)
+    return run_stage(run, stage, lambda: task, KEYS, How())
+
+
+def seen(run):
+    return [run.read("4_judgments/toy", key)["seen"].to_pylist() for key in KEYS]
+
+
+def test_a_stage_that_grows_finds_what_it_held_before(tmp_path):
+    run = Run(tmp_path)
+    grow(run, "a1")
+    manifest = grow(run, "a2")
+    assert seen(run) == [["a1", "a2"]] * 4 and manifest.inputs["3_candidates/a"] == "a2" and manifest.rows == {"judgments": 8}
+    assert run.read_before("4_judgments/toy", "00000") is None
+    assert grow(run, "a2").skipped
+
+
+def test_growth_that_stops_half_way_goes_on_from_what_is_finished(tmp_path):
+    run = Run(tmp_path)
+    grow(run, "a1")
+    with pytest.raises(ZeroDivisionError):
+        run_stage(
+            run, replace(GROWING, inputs=GROWING.inputs | {"3_candidates/a": "a2"}), lambda: partial(stop_at_two, run, "a2"), KEYS, How()
+        )
+    assert run.find("4_judgments/toy") is None and run.read_before("4_judgments/toy", "00002")["seen"].to_pylist() == ["a1"]
+    manifest = grow(run, "a2")
+    assert seen(run) == [["a1", "a2"]] * 4 and manifest.resumed_shards == 2
+
+
+def test_inputs_that_change_again_before_growth_is_done(tmp_path):
+    run = Run(tmp_path)
+    grow(run, "a1")
+    with pytest.raises(ZeroDivisionError):
+        run_stage(
+            run, replace(GROWING, inputs=GROWING.inputs | {"3_candidates/a": "a2"}), lambda: partial(stop_at_two, run, "a2"), KEYS, How()
+        )
+    manifest = grow(run, "a3")
+    assert seen(run) == [["a1", "a2", "a3"]] * 2 + [["a1", "a3"]] * 2 and manifest.resumed_shards == 0
+
+
+def stop_at_two(run, state, key):
+    if key == "00002":
+        raise ZeroDivisionError("shard two")
+    return grown(run, state, key)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": {"k": 4}}, "k=3, now 4"),
+        ({"model": "m2"}, "another model"),
+        ({"inputs": {"1_tables": "bb", "3_candidates/a": "a1"}}, "1_tables is changed"),
+        ({"inputs": {"1_tables": "aa", "3_candidates/a": "a1", "links": "l1"}}, "links is new"),
+    ],
+)
+def test_what_may_not_change_is_refused_though_the_stage_grows(tmp_path, change, message):
+    run = Run(tmp_path)
+    grow(run, "a1")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=message):
+        run_stage(run, replace(GROWING, **change), lambda: partial(grown, run, "x"), KEYS, How())
+    assert files(tmp_path) == before and run.find("4_judgments/toy") is not None
+
+
+def test_a_source_may_come_or_go(tmp_path):
+    run = Run(tmp_path)
+    grow(run, "a1")
+    for inputs in ({"1_tables": "aa", "3_candidates/a": "a1", "3_candidates/b": "b1"}, {"1_tables": "aa"}):
+        run_stage(run, replace(GROWING, inputs=inputs), lambda: partial(grown, run, "again"), KEYS, How())
+    assert seen(run) == [["a1", "again", "again"]] * 4
+
+
+def test_a_cheap_stage_is_made_afresh_when_its_inputs_alone_have_changed(tmp_path):
+    run = Run(tmp_path)
+    go(run, CHEAP)
+    (tmp_path / "5_sets/toy/_odd/00009.parquet").write_bytes(
+        (tmp_path / "5_sets/toy/_odd/00001.parquet").read_bytes()
+    )  # of more shards once
+    manifest = go(run, replace(CHEAP, inputs={"1_tables": "bb"}))
+    assert not manifest.skipped and manifest.resumed_shards == 0 and manifest.inputs == {"1_tables": "bb"}
+    assert not (tmp_path / "5_sets/toy/_odd/00009.parquet").exists()
+    with pytest.raises(UserError, match="k=3, now 4"):
+        go(run, replace(CHEAP, options={"k": 4}, inputs={"1_tables": "bb"}))
+    with pytest.raises(UserError, match="k=3, now 4"):
+        go(run, replace(CHEAP, options={"k": 4}))  # other inputs too

@@ -106,6 +106,16 @@ def write_similarity(run: Run, toy: Toy, how: How = HOW) -> None:
     run_stage(run, stage, lambda: partial(_similarity_shard, toy), run.query_shards(), how)
 
 
+def write_judge(
+    run: Run, judge: str, said: Mapping[str, Mapping[str, object]], how: How = HOW, sources: Sequence[str] | None = None
+) -> None:
+    """Write 4_judgments/<judge> by hand: query -> document -> score, or (score, verdict, reason)."""
+    folders = ["1_tables", *(f"3_candidates/{source}" for source in (run.names("3_candidates") if sources is None else sources))]
+    options = {"said": {query_id: dict(found) for query_id, found in said.items()}}
+    stage = Stage(f"4_judgments/{judge}", "judgments", options, {folder: run.need(folder, "").fingerprint for folder in folders})
+    run_stage(run, stage, lambda: partial(_judge_shard, run, judge, said), run.query_shards(), how)
+
+
 def table(of: Table, rows: Sequence[Sequence[object]]) -> pa.Table:
     """Make a table from rows with all the columns of a declared one."""
     return pa.Table.from_pylist([dict(zip(of.schema.names, row, strict=True)) for row in rows], of.schema)
@@ -159,4 +169,13 @@ def _similarity_shard(toy: Toy, key: str) -> Shard:
             listed.append((query_id, doc_id, "similarity", score, None, None))
             if doc_id not in toy.positives.get(query_id, []):
                 listed.append((query_id, doc_id, "similarity.positive", NEAREST, None, None))
+    return Shard({key: table(JUDGMENTS, listed)})
+
+
+def _judge_shard(run: Run, judge: str, said: Mapping[str, Mapping[str, object]], key: str) -> Shard:
+    listed = [
+        (query_id, doc_id, judge, *(row if isinstance(row, tuple) else (row, None, None)))
+        for query_id in run.read("1_tables/queries", key)["query_id"].to_pylist()
+        for doc_id, row in sorted(said.get(query_id, {}).items())
+    ]
     return Shard({key: table(JUDGMENTS, listed)})
