@@ -2,10 +2,12 @@
 
 The peer's window counts what is left after positives and filters; quarry's ranks are retrieval ranks. So `range_max` is mining R candidates
 deep plus the most positives of any query, as the peer searches, and a quota of R; and `range_min` of M is a window from rank M + 1, which
-means the same for a query none of whose positives is among its first M: the others are counted apart.
+means the same for a query none of whose positives is among its first M: the others are counted apart. Queries of the same text are left
+out, since the peer, which knows no ids, makes them one query.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,7 +55,9 @@ def read(name: str, split: str) -> tuple[dict[str, str], dict[str, str], list[tu
         documents = {row["_id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in map(json.loads, corpus)}
         asked = {row["_id"]: row["text"] for row in map(json.loads, queries)}
     lines = [line.split("\t") for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]]
-    return documents, asked, [(query_id, doc_id) for query_id, doc_id, grade in lines if int(grade) > 0]
+    positives = [(query_id, doc_id) for query_id, doc_id, grade in lines if int(grade) > 0]
+    texts = Counter(asked[query_id] for query_id in {query_id for query_id, _ in positives})
+    return documents, asked, [(query_id, doc_id) for query_id, doc_id in positives if texts[asked[query_id]] == 1]
 
 
 def mine_hard_negatives(folder: str, name: str, split: str) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def quarry(folder: str, name: str, split: str, most_positives: int) -> dict[str,
     from scoring.select import select
     from scoring.similarity import judge_similarity
 
-    run, how = Run(Path(folder) / "run"), How()
+    run, how, kept = Run(Path(folder) / "run"), How(), {query_id for query_id, _ in read(name, split)[2]}
     ingest(run, Beir(folder=MEDQUAD.parent / name, split=split), how)
     index_dense(run, IndexDense(dtype="fp32"), how)
     mine_dense(run, MineDense(k=DEPTH + most_positives), how)
@@ -123,7 +127,7 @@ def quarry(folder: str, name: str, split: str, most_positives: int) -> dict[str,
         )
         select(run, recipe, how)
         rows = [row for key in run.query_shards() for row in run.read(f"5_sets/set{number}", key).to_pylist()]
-        found[option] = sorted((row["query_id"], row["doc_id"], row["score"]) for row in rows)
+        found[option] = sorted((row["query_id"], row["doc_id"], row["score"]) for row in rows if row["query_id"] in kept)
     (Path(folder) / "ours.json").write_text(json.dumps({"found": found, "early": sorted(early)}))
     return {}
 
