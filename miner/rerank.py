@@ -4,8 +4,7 @@ Each distinct pair is scored once. All scores, positives' included, lie in the s
 finds them (`known_scores`). When one of the sources is mined again, only its new pairs are scored.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,9 +17,10 @@ from miner.errors import UserError
 from miner.exact import best, candidates, positive_rows
 from miner.models import bare, gpu_count, load_reranker, reranker_facts, reranker_fingerprint
 from miner.options import MineCrossEncoder, Reranker
+from miner.pairs import SOURCES, Pairs, candidate_pairs
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 
-SOURCES, SCORES = "3_candidates/", "_scores"
+SCORES = "_scores"
 PAIR_SCORES = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float32())])
 
 
@@ -56,61 +56,26 @@ def _need_sources(run: Run, options: MineCrossEncoder) -> dict[str, str]:
     return {stage.stage: stage.fingerprint for stage in stages}
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Distinct pairs of one query shard, in order of query, then document.
+def scores_of(pairs: Pairs, texts: list[str], reranker: Reranker, known: np.ndarray) -> np.ndarray:
+    """Return the scores (p,) float32 of pairs; the model is asked, and loaded, only for those that are nan in `known`.
 
-    Attributes:
-        corpus: the documents.
-        queries: the shard of the queries table.
-        query: places of queries (p,) int64.
-        row: rows of the corpus (p,) int64.
+    Args:
+        pairs: p of them.
+        texts: of the queries of their shard, in order.
+        reranker: the model.
+        known: (p,) float32.
     """
-
-    corpus: Corpus
-    queries: pa.Table
-    query: np.ndarray
-    row: np.ndarray
-
-    @property
-    def query_ids(self) -> list[str]:
-        """Return the shard's query_ids, in order."""
-        return self.queries["query_id"].to_pylist()
-
-    def take(self, which: np.ndarray) -> "Asked":
-        """Return some of the pairs, by mask."""
-        return replace(self, query=self.query[which], row=self.row[which])
-
-    def look_up(self, table: pa.Table) -> np.ndarray:
-        """Return the scores (p,) float32 that a table (query_id, doc_id, score) has for these pairs; nan for none."""
-        query, row = positive_rows(self.corpus, self.query_ids, table)
-        size, out = len(self.corpus), np.full(len(self.query), np.nan, np.float32)
-        here, there = self.query * size + self.row, query * size + row
-        place = np.searchsorted(here, there)
-        hit = place < len(here)
-        hit[hit] = here[place[hit]] == there[hit]
-        out[place[hit]] = table["score"].to_numpy().astype(np.float32)[hit]
-        return out
-
-    def score(self, reranker: Reranker, known: np.ndarray) -> np.ndarray:
-        """Return the scores (p,) float32 of the pairs; the model is asked, and loaded, only for those that are nan in `known`."""
-        todo = np.isnan(known)
-        if not todo.any():
-            return known
-        places, query = np.unique(self.query[todo], return_inverse=True)
-        rows, document = np.unique(self.row[todo], return_inverse=True)
-        texts = self.queries["text"].take(pa.array(places)).to_pylist()
-        out = known.copy()
-        out[todo] = load_reranker(bare(reranker))(texts, self.corpus.texts(rows), query, document)
-        return out
-
-    def table(self, score: np.ndarray) -> pa.Table:
-        """Return the pairs with their scores (p,) as a table."""
-        query_id = pa.array(self.query_ids, pa.string()).take(pa.array(self.query))
-        return pa.table([query_id, self.corpus.doc_ids(self.row), pa.array(score, pa.float32())], schema=PAIR_SCORES)
+    todo = np.isnan(known)
+    if not todo.any():
+        return known
+    places, query = np.unique(pairs.query[todo], return_inverse=True)
+    rows, document = np.unique(pairs.row[todo], return_inverse=True)
+    out = known.copy()
+    out[todo] = load_reranker(bare(reranker))([texts[place] for place in places], pairs.corpus.texts(rows), query, document)
+    return out
 
 
-def known_scores(run: Run, model: str, key: str, pairs: Asked) -> np.ndarray:
+def known_scores(run: Run, model: str, key: str, pairs: Pairs) -> np.ndarray:
     """Return the scores (p,) float32 that finished sources have already from a model, by its fingerprint; nan for none."""
     known, tables = np.full(len(pairs.query), np.nan, np.float32), run.tables().fingerprint
     for name in run.names(SOURCES):
@@ -123,25 +88,17 @@ def known_scores(run: Run, model: str, key: str, pairs: Asked) -> np.ndarray:
 def _rerank_shard(run: Run, options: MineCrossEncoder, key: str) -> Shard:
     corpus, queries = Corpus(run), run.read("1_tables/queries", key)
     query_ids = queries["query_id"].to_pylist()
-    pairs = _pairs(run, corpus, queries, options.sources, key)
+    pairs = candidate_pairs(run, corpus, query_ids, options.sources, key)
     made = run.path / SOURCES / options.name / SCORES / f"{key}.parquet"  # of this very model and tables, or the store had refused
     known = pairs.look_up(pq.read_table(made, partitioning=None) if made.exists() else PAIR_SCORES.empty_table())
-    score = pairs.score(options, np.where(np.isnan(known), known_scores(run, reranker_fingerprint(options), key, pairs), known))
+    known = np.where(np.isnan(known), known_scores(run, reranker_fingerprint(options), key, pairs), known)
+    score = scores_of(pairs, queries["text"].to_pylist(), options, known)
     positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
     table = candidates(corpus, query_ids, positives, _ranked(pairs, score, len(query_ids)), options.k, options.name)
-    return Shard({f"{SCORES}/{key}": pairs.table(score), key: table})
+    return Shard({f"{SCORES}/{key}": pa.table([*pairs.ids(), score], schema=PAIR_SCORES), key: table})
 
 
-def _pairs(run: Run, corpus: Corpus, queries: pa.Table, sources: Sequence[str], key: str) -> Asked:
-    parts = [run.read(f"{SOURCES}{source}", key).select(["query_id", "doc_id"]) for source in sources]
-    query, row = positive_rows(corpus, queries["query_id"].to_pylist(), pa.concat_tables(parts))
-    if (row < 0).any():
-        raise ValueError(f"candidates of shard {key} name documents that are not in the corpus")
-    codes = np.unique(query * len(corpus) + row)
-    return Asked(corpus, queries, codes // len(corpus), codes % len(corpus))
-
-
-def _ranked(pairs: Asked, score: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]:
+def _ranked(pairs: Pairs, score: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]:
     """Return each query's rows and scores, both (queries, m), in order of score, then row; -1 and -inf where there are fewer."""
     counts = np.bincount(pairs.query, minlength=queries)
     line = np.arange(len(score)) - np.repeat(np.cumsum(counts) - counts, counts)

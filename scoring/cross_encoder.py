@@ -19,11 +19,12 @@ from miner.errors import UserError
 from miner.exact import positive_rows
 from miner.models import bare, gpu_count, reranker_facts, reranker_fingerprint
 from miner.options import Reranker
-from miner.rerank import Asked, known_scores
+from miner.pairs import SOURCES, Pairs, candidate_pairs
+from miner.rerank import known_scores, scores_of
 from miner.store import Manifest, Run, Shard, Stage, fingerprint, run_stage
 from miner.tables import JUDGMENTS
 from scoring.options import JudgeCrossEncoder
-from scoring.pairs import SOURCES, Pairs, candidate_pairs, in_order, judged_sources
+from scoring.pairs import in_order, judged_sources, judgments
 
 OVER_BUDGET = "over_budget"
 UNRANKED = 2**31  # added to the ranks of sources that give no scores: a random document was never retrieved, whatever its rank
@@ -79,7 +80,7 @@ class Before:
     key: str
     rows: pa.Table
 
-    def scores(self, reranker: Reranker, judge: str, pairs: Asked) -> np.ndarray:
+    def scores(self, reranker: Reranker, judge: str, pairs: Pairs) -> np.ndarray:
         """Return the known scores (p,) of pairs; nan for none."""
         own = pairs.look_up(self.rows.filter(pc.equal(self.rows["judge"], judge)))
         return np.where(np.isnan(own), known_scores(self.run, reranker_fingerprint(reranker), self.key, pairs), own)
@@ -90,23 +91,23 @@ def _judge_shard(run: Run, options: JudgeCrossEncoder, sources: list[str], key: 
     query_ids = queries["query_id"].to_pylist()
     positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
     pairs = candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
-    asked, rows = Asked(corpus, queries, pairs.query, pairs.row), run.read_before(_folder(options), key)
+    texts, rows = queries["text"].to_pylist(), run.read_before(_folder(options), key)
     before = Before(run, key, JUDGMENTS.schema.empty_table() if rows is None else rows)
     strong, *cheap = rerankers(options)
     parts, within = [], np.ones(len(pairs.row), bool)
     if options.max_pairs_per_query is not None:
         order = _best_ranks(run, pairs, sources, key)
         for first in cheap:
-            score = asked.score(first, before.scores(first, f"{options.name}.first", asked))
-            parts.append(pairs.table(f"{options.name}.first", score))
+            score = scores_of(pairs, texts, first, before.scores(first, f"{options.name}.first", pairs))
+            parts.append(judgments(pairs, f"{options.name}.first", score))
             order = -score.astype(np.float64)
         positive = np.isin(pairs.codes, positives[0] * len(corpus) + positives[1])
         within = positive | _best_of_each(pairs, np.where(positive, np.inf, order), options.max_pairs_per_query)
-    score, chosen = np.full(len(within), np.nan, np.float32), asked.take(within)
-    score[within] = chosen.score(strong, before.scores(strong, options.name, chosen))
+    score, chosen = np.full(len(within), np.nan, np.float32), pairs.take(within)
+    score[within] = scores_of(chosen, texts, strong, before.scores(strong, options.name, chosen))
     reason = pa.array(np.full(len(within), OVER_BUDGET), mask=within)
     over = int((~within).sum())
-    return Shard({key: in_order(*parts, pairs.table(options.name, score, reason=reason))}, {OVER_BUDGET: over} if over else {})
+    return Shard({key: in_order(*parts, judgments(pairs, options.name, score, reason=reason))}, {OVER_BUDGET: over} if over else {})
 
 
 def _best_ranks(run: Run, pairs: Pairs, sources: list[str], key: str) -> np.ndarray:

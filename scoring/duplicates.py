@@ -28,11 +28,12 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.exact import positive_rows
+from miner.pairs import SOURCES, candidate_pairs
 from miner.readers import find_input
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from scoring.guards import open_guards, read_facts, tied, write_guards
 from scoring.options import JudgeDuplicates
-from scoring.pairs import SOURCES, candidate_pairs, in_order, judged_sources, only_new
+from scoring.pairs import in_order, judged_sources, judgments, only_new
 
 FOLDER = "4_judgments/duplicates"
 REASONS = (  # in order of precedence; None: keep
@@ -257,7 +258,8 @@ def _judge_shard(run: Run, options: JudgeDuplicates, sources: list[str], key: st
     compared = [np.isin(reason, (KEEP, NEAR_DUPLICATE)), reason == CONTAINS_POSITIVE, reason <= EQUALS_QUERY]
     score = np.select(compared, [nearest, contained, 1.0], np.nan)
     verdict = pa.array(np.where(reason == KEEP, "keep", "drop").tolist(), pa.string())
-    said = new.table("duplicates", score.astype(np.float64), verdict, pa.array([REASONS[code] for code in reason.tolist()], pa.string()))
+    reasons = pa.array([REASONS[code] for code in reason.tolist()], pa.string())
+    said = judgments(new, "duplicates", score.astype(np.float64), verdict, reasons)
     return Shard({key: in_order(known, said)})
 
 

@@ -20,10 +20,11 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.exact import positive_rows
 from miner.options import IndexBm25
+from miner.pairs import SOURCES, candidate_pairs
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tokens import tokenize
 from scoring.options import JudgeOverlap
-from scoring.pairs import SOURCES, candidate_pairs, in_order, judged_sources, only_new
+from scoring.pairs import in_order, judged_sources, judgments, only_new
 
 STAGE = "4_judgments/overlap"
 
@@ -66,7 +67,7 @@ def _judge_shard(run: Run, folder: str, sources: list[str], key: str) -> Shard:
     positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
     pairs, known = only_new(run, STAGE, key, candidate_pairs(run, corpus, query_ids, sources, key).join(*positives))
     score = overlap(run, folder, queries["text"].to_pylist(), pairs.query, pairs.row)
-    return Shard({key: in_order(known, pairs.table("overlap", score))})
+    return Shard({key: in_order(known, judgments(pairs, "overlap", score))})
 
 
 def overlap(run: Run, folder: str, texts: list[str], query: np.ndarray, row: np.ndarray) -> np.ndarray:

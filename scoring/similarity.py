@@ -14,9 +14,10 @@ from miner.engine import How
 from miner.exact import dots, positive_rows
 from miner.models import encoder_facts, encoder_fingerprint, load_encoder
 from miner.options import Encoder
+from miner.pairs import SOURCES, candidate_pairs
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from scoring.options import JudgeSimilarity
-from scoring.pairs import SOURCES, candidate_pairs, in_order, judged_sources, only_new
+from scoring.pairs import in_order, judged_sources, judgments, only_new
 
 STAGE = "4_judgments/similarity"
 
@@ -57,7 +58,7 @@ def _judge_shard(run: Run, options: JudgeSimilarity, sources: list[str], index: 
     place, positive_place = np.searchsorted(rows, candidates.row), np.searchsorted(rows, positive_row)
     to_query = dots(query_vectors, pairs.query, document_vectors, np.searchsorted(rows, pairs.row))
     to_positive = _nearest_positive(document_vectors, candidates.query, place, positive_query, positive_place)
-    new = pairs.table("similarity", to_query), candidates.table("similarity.positive", to_positive)
+    new = judgments(pairs, "similarity", to_query), judgments(candidates, "similarity.positive", to_positive)
     return Shard({key: in_order(known, *new)})
 
 

@@ -19,9 +19,10 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.options import IndexBm25
+from miner.pairs import candidate_pairs
 from miner.store import BEFORE, shard_keys
 from scoring.options import JudgeDuplicates, JudgeOverlap, JudgeSimilarity
-from scoring.pairs import candidate_pairs, only_new
+from scoring.pairs import only_new
 
 KILLER = Path(__file__).parent / "killer.py"
 TEXTS = DOCUMENT_TEXTS | {"d09": DOCUMENT_TEXTS["d01"], "d12": ("", "how do BEES talk?")}

@@ -61,8 +61,8 @@ def mine(folder: str) -> dict[str, Any]:
 def read_candidates(folder: str) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     """Return queries, texts of distinct documents, and the pairs as places in both, in order of query, then document."""
     from miner.corpus import Corpus
+    from miner.pairs import candidate_pairs
     from miner.store import Run
-    from scoring.pairs import candidate_pairs
 
     run = Run(Path(folder) / "run")
     key, *_ = run.query_shards()
