@@ -19,6 +19,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.exact import candidates, depth_for, positive_rows
 from miner.flat import Block, Engine, choose_engine, search
+from miner.made import Shelf
 from miner.models import encoder_facts, encoder_fingerprint, gpu_count, load_encoder
 from miner.options import Encoder, IndexDense, MineDense
 from miner.store import Manifest, Run, Shard, Stage, run_stage
@@ -129,6 +130,19 @@ class Vectors:
             here = shard == number
             out[here] = self.block(self.corpus.keys[number])[rows[here] - number * self.corpus.shard_size]
         return out
+
+
+def document_vectors(run: Run, index: str, shelf: Shelf, rows: np.ndarray) -> np.ndarray:
+    """Return the vectors (p, d) float32 of documents by row of a shelf: the index's own; made ones are encoded now, as the index was."""
+    vectors, made = Vectors(run, index), shelf.is_made(rows)
+    if not made.any():
+        return vectors.documents(rows)
+    options = run.need(f"2_index/{index}", "index dense").options
+    encode = load_encoder(Encoder(**{name: value for name, value in options.items() if name in Encoder.model_fields}))
+    encoded = encode(shelf.texts(rows[made]), "document")
+    out = np.empty((len(rows), encoded.shape[1]), np.float32)
+    out[made], out[~made] = encoded, vectors.documents(rows[~made])
+    return out
 
 
 def find_index(run: Run, options: Encoder) -> str | None:

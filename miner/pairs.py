@@ -48,23 +48,21 @@ class Pairs:
         return pa.array(self.query_ids, pa.string()).take(pa.array(self.query)), self.corpus.doc_ids(self.row)
 
     def codes_of(self, table: pa.Table) -> np.ndarray:
-        """Return the codes (rows,) int64 of a table's (query_id, doc_id).
+        """Return the codes (rows,) int64 of a table's (query_id, doc_id); -1 for a document that there is not (any more).
 
         Raises:
-            KeyError, ValueError: it names a query of another shard, or a document that is not in the corpus: a stage wrote it wrong.
+            KeyError: it names a query of another shard: a stage wrote it wrong.
         """
         place = {query_id: number for number, query_id in enumerate(self.query_ids)}
         query = np.array([place[query_id] for query_id in table["query_id"].to_pylist()], np.int64)
         row = self.corpus.rows(table["doc_id"].to_pylist())
-        if (row < 0).any():
-            raise ValueError(f"candidates name documents that are not in the corpus, such as {table['doc_id'][int(np.argmin(row))]}")
-        return query * len(self.corpus) + row
+        return np.where(row < 0, -1, query * len(self.corpus) + row)
 
     def look_up(self, table: pa.Table) -> np.ndarray:
         """Return the scores (p,) float32 that a table (query_id, doc_id, score) has for these pairs; nan for none."""
         out, here, there = np.full(len(self.query), np.nan, np.float32), self.codes, self.codes_of(table)
         place = np.searchsorted(here, there)
-        hit = place < len(here)
+        hit = (place < len(here)) & (there >= 0)
         hit[hit] = here[place[hit]] == there[hit]
         out[place[hit]] = table["score"].to_numpy().astype(np.float32)[hit]
         return out
@@ -74,9 +72,17 @@ def candidate_pairs(run: Run, corpus: Corpus, query_ids: list[str], sources: Seq
     """Return the distinct pairs that sources have in a shard.
 
     Raises:
-        KeyError, ValueError: as `Pairs.codes_of` says.
+        KeyError, ValueError: a candidate names a query of another shard, or a document that there is not: a source wrote it wrong.
     """
     none = Pairs(corpus, query_ids, np.empty(0, np.int64), np.empty(0, np.int64))
-    found = [none.codes_of(run.read(f"{SOURCES}{source}", key).select(IDS)) for source in sources]
-    codes = np.concatenate([none.codes, *found])
+    table = pa.concat_tables([pa.table([[], []], pa.schema([(name, pa.string()) for name in IDS])), *_ids_of(run, sources, key)])
+    codes = none.codes_of(table)
+    if (codes < 0).any():
+        raise ValueError(
+            f"candidates of shard {key} name documents that are not in the corpus, such as {table['doc_id'][int(np.argmin(codes))]}"
+        )
     return none.join(codes // len(corpus), codes % len(corpus))
+
+
+def _ids_of(run: Run, sources: Sequence[str], key: str) -> list[pa.Table]:
+    return [run.read(f"{SOURCES}{source}", key).select(IDS) for source in sources]

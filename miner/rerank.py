@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.exact import best, candidates, positive_rows
+from miner.made import Shelf
 from miner.models import bare, gpu_count, load_reranker, reranker_facts, reranker_fingerprint
 from miner.options import MineCrossEncoder, Reranker
 from miner.pairs import SOURCES, Pairs, candidate_pairs
@@ -86,7 +86,7 @@ def known_scores(run: Run, model: str, key: str, pairs: Pairs) -> np.ndarray:
 
 
 def _rerank_shard(run: Run, options: MineCrossEncoder, key: str) -> Shard:
-    corpus, queries = Corpus(run), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
     query_ids = queries["query_id"].to_pylist()
     pairs = candidate_pairs(run, corpus, query_ids, options.sources, key)
     made = run.path / SOURCES / options.name / SCORES / f"{key}.parquet"  # of this very model and tables, or the store had refused

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.exact import positive_rows
+from miner.made import Shelf
 from miner.models import bare, gpu_count, reranker_facts, reranker_fingerprint
 from miner.options import Reranker
 from miner.pairs import SOURCES, Pairs, candidate_pairs
@@ -87,7 +87,7 @@ class Before:
 
 
 def _judge_shard(run: Run, options: JudgeCrossEncoder, sources: list[str], key: str) -> Shard:
-    corpus, queries = Corpus(run), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
     query_ids = queries["query_id"].to_pylist()
     positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
     pairs = candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)

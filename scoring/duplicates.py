@@ -28,6 +28,7 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.exact import positive_rows
+from miner.made import Shelf
 from miner.pairs import SOURCES, candidate_pairs
 from miner.readers import find_input
 from miner.store import Manifest, Run, Shard, Stage, run_stage
@@ -230,7 +231,7 @@ def _text_hash(normal: str) -> np.uint64:
 
 
 def _judge_shard(run: Run, options: JudgeDuplicates, sources: list[str], key: str) -> Shard:
-    corpus, queries = Corpus(run), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
     query_ids = queries["query_id"].to_pylist()
     new, known = only_new(run, FOLDER, key, candidate_pairs(run, corpus, query_ids, sources, key))
     query, row = new.query, new.row
@@ -238,6 +239,7 @@ def _judge_shard(run: Run, options: JudgeDuplicates, sources: list[str], key: st
     rows = np.unique(np.concatenate((row, positive_row)))
     places, positive_places = np.searchsorted(rows, row), np.searchsorted(rows, positive_row)
     digests = digest(corpus, rows, options.shingle, positive_places)
+    retrieved = ~corpus.is_made(row)  # a made text is a near-copy by intent: only a text that is equal is none
 
     reason = np.full(len(row), KEEP)
     compare = [np.empty((0, 3), np.int64)]  # pair, place of its document, place of a positive
@@ -246,6 +248,7 @@ def _judge_shard(run: Run, options: JudgeDuplicates, sources: list[str], key: st
         mine, positives = places[pairs], positive_places[positive_query == number]
         reason[pairs] = by_hash = _by_hash(digests, mine, positives, _text_hash(normalise(text)))
         undecided = (by_hash == KEEP) | (by_hash == EQUALS_QUERY)
+        undecided &= retrieved[pairs]
         for positive in positives.tolist():
             close = undecided & _possible(digests, mine, positive, options)
             compare.append(np.stack((pairs[close], mine[close], np.full(close.sum(), positive)), axis=1))
@@ -254,8 +257,9 @@ def _judge_shard(run: Run, options: JudgeDuplicates, sources: list[str], key: st
     reason[contained >= options.contain] = CONTAINS_POSITIVE
     reason[nearest >= options.near] = NEAR_DUPLICATE
     for ties in open_guards(run.path / FOLDER):
-        reason[(reason == KEEP) & tied(ties, (query, row), (positive_query, positive_row))] = REASONS.index(ties.reason)
-    compared = [np.isin(reason, (KEEP, NEAR_DUPLICATE)), reason == CONTAINS_POSITIVE, reason <= EQUALS_QUERY]
+        asked = np.flatnonzero((reason == KEEP) & retrieved)
+        reason[asked[tied(ties, (query[asked], row[asked]), (positive_query, positive_row))]] = REASONS.index(ties.reason)
+    compared = [retrieved & np.isin(reason, (KEEP, NEAR_DUPLICATE)), reason == CONTAINS_POSITIVE, reason <= EQUALS_QUERY]
     score = np.select(compared, [nearest, contained, 1.0], np.nan)
     verdict = pa.array(np.where(reason == KEEP, "keep", "drop").tolist(), pa.string())
     reasons = pa.array([REASONS[code] for code in reason.tolist()], pa.string())

@@ -15,12 +15,12 @@ import numba
 import numpy as np
 
 from miner.bm25 import hashes_of
-from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.exact import positive_rows
+from miner.made import Shelf
 from miner.options import IndexBm25
-from miner.pairs import SOURCES, candidate_pairs
+from miner.pairs import SOURCES, Pairs, candidate_pairs
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tokens import tokenize
 from scoring.options import JudgeOverlap
@@ -62,32 +62,37 @@ def judge_overlap(run: Run, options: JudgeOverlap, how: How) -> Manifest:
 
 
 def _judge_shard(run: Run, folder: str, sources: list[str], key: str) -> Shard:
-    corpus, queries = Corpus(run), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
     query_ids = queries["query_id"].to_pylist()
     positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
     pairs, known = only_new(run, STAGE, key, candidate_pairs(run, corpus, query_ids, sources, key).join(*positives))
-    score = overlap(run, folder, queries["text"].to_pylist(), pairs.query, pairs.row)
+    score = overlap(run, folder, queries["text"].to_pylist(), pairs)
     return Shard({key: in_order(known, judgments(pairs, "overlap", score))})
 
 
-def overlap(run: Run, folder: str, texts: list[str], query: np.ndarray, row: np.ndarray) -> np.ndarray:
+def overlap(run: Run, folder: str, texts: list[str], pairs: Pairs) -> np.ndarray:
     """Return the overlap of pairs, (p,) float64 in [0, 1]; nan for a query without a word that the corpus has.
 
     Args:
-        run: has the corpus and the index.
+        run: has the index.
         folder: of the BM25 index, such as "2_index/bm25".
         texts: the queries.
-        query: (p,) int64, places in `texts`.
-        row: (p,) int64, rows of the corpus.
+        pairs: p of them; their corpus may hold made documents, whose texts are cut into words now.
     """
-    corpus, found = Corpus(run), np.zeros(len(query))
+    corpus, query, row, found = pairs.corpus, pairs.query, pairs.row, np.zeros(len(pairs.query))
     words = query_words(run, folder, texts)
-    shard = row // corpus.shard_size
+    indexed = corpus.count
+    shard = np.where(row < indexed, row // corpus.shard_size, len(corpus.keys))
     order = np.argsort(shard, kind="stable")  # each document shard's pairs together, in order of query
-    for number in np.unique(shard):
+    for number in np.unique(shard[row < indexed]):
         part = order[slice(*np.searchsorted(shard[order], [number, number + 1]))]
         begin, end, rows = _postings(run.path / folder, corpus.keys[number], words.hashes)
         found[part] = _shared(words.starts, words.terms, words.idf, (begin, end, rows), query[part], row[part] - number * corpus.shard_size)
+    made = np.flatnonzero(row >= indexed)
+    if len(made):
+        rows, place = np.unique(row[made], return_inverse=True)
+        postings = _made_postings(run, folder, corpus.texts(rows), words.hashes)
+        found[made] = _shared(words.starts, words.terms, words.idf, postings, query[made], place)
     whole = _whole(words.starts, words.terms, words.idf)
     return np.divide(found, whole[query], out=np.full(len(query), np.nan), where=whole[query] > 0)
 
@@ -106,6 +111,16 @@ def query_words(run: Run, folder: str, texts: list[str]) -> Words:
     starts = np.searchsorted(owner[first], np.arange(len(texts) + 1))
     idf = np.log1p((index.facts["documents"] - documents + 0.5) / (documents + 0.5))
     return Words(starts, tokens.ids[first].astype(np.int64), hashes, idf)
+
+
+def _made_postings(run: Run, folder: str, texts: list[str], hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of terms where their postings begin and end among those of some texts, and the places of the texts."""
+    tokens = tokenize(texts, IndexBm25(**run.need(folder, "index bm25").options))
+    owner = np.repeat(np.arange(len(texts)), np.diff(tokens.starts))
+    term = hashes_of(tokens.terms)[tokens.ids]
+    order = np.lexsort((owner, term))
+    begin, end = (np.searchsorted(term[order], hashes, side=side) for side in ("left", "right"))
+    return begin, end, owner[order]
 
 
 def _postings(folder: Path, key: str, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

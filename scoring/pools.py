@@ -9,9 +9,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from miner.corpus import Corpus
-from miner.dense import Vectors
+from miner.dense import document_vectors
 from miner.errors import UserError
+from miner.made import Shelf
 from miner.store import Run
 from scoring.recipe import SIMILARITY, Recipe, database, judged
 from scoring.samplers import SAMPLERS, Cells, Pool
@@ -42,8 +42,9 @@ def positions(run: Run, recipe: Recipe, cells: Cells | None, key: str, found: pa
     if "weight" in sampler.needs and cells is not None:
         pool = replace(pool, weight=cells.weigh(_surface(run, key, found), found["score"].to_numpy(), options.weight_cap))
     if "vectors" in sampler.needs:
-        rows, vectors = Corpus(run).rows(found["doc_id"].to_pylist()), Vectors(run, vectors_of(run))
-        pool = replace(pool, vectors=lambda places: vectors.documents(rows[places]))
+        shelf, index = Shelf(run, key), vectors_of(run)
+        vectors = document_vectors(run, index, shelf, shelf.rows(found["doc_id"].to_pylist()))
+        pool = replace(pool, vectors=lambda places: vectors[places])
     quotas = [quota.most for quota in recipe.quotas]
     most = options.negatives if all(quota is None or quota >= (options.negatives or 0) for quota in quotas) else None
     position = sampler.order(pool, options, most) if len(found) else np.empty(0, np.int64)

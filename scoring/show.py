@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Corpus
 from miner.errors import UserError
+from miner.made import Shelf
 from miner.store import Manifest, Run
 
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ def describe(run: Run, query_id: str, set_name: str | None = None) -> Row:
     described = describe_shard(run, key, [query_id], sets)[0]
     found = _found(run, key, query_id)
     candidates: list[Row] = [{"query_id": query_id, "doc_id": doc_id} for doc_id in found]
-    _add_texts(run, candidates)
+    _add_texts(run, key, candidates)
     _add_judgments(run, key, [query_id], candidates)
     candidates = [{name: value for name, value in row.items() if name != "query_id"} for row in candidates]
     for row in candidates:
@@ -92,7 +92,7 @@ def describe_shard(run: Run, key: str, query_ids: Sequence[str], sets: Sequence[
     positives = _rows(run, "1_tables/positives", key, query_ids)
     parts = {(name, part): _part(run, name, part, key, query_ids) for name in sets for part in PARTS}
     everything = [row for rows in (positives, *parts.values()) for row in rows]
-    _add_texts(run, everything)
+    _add_texts(run, key, everything)
     _add_judgments(run, key, query_ids, everything)
     found = _by_query(positives)
     grouped = {(name, part): _by_query(rows, PARTS[part].order) for (name, part), rows in parts.items()}
@@ -179,9 +179,9 @@ def _by_query(rows: Iterable[Row], *first: str) -> dict[str, list[Row]]:
     return groups
 
 
-def _add_texts(run: Run, rows: list[Row]) -> None:
-    """Give each row the title and text of its document; None if the corpus has none of this doc_id."""
-    corpus, doc_ids = Corpus(run), sorted({row["doc_id"] for row in rows})
+def _add_texts(run: Run, key: str, rows: list[Row]) -> None:
+    """Give each row the title and text of its document; None if there is none of this doc_id."""
+    corpus, doc_ids = Shelf(run, key), sorted({row["doc_id"] for row in rows})
     places = corpus.rows(doc_ids)
     documents = {row["doc_id"]: row for row in corpus.documents(places[places >= 0]).to_pylist()}
     for row in rows:

@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from miner.corpus import Corpus
-from miner.dense import Vectors, find_index
+from miner.dense import Vectors, document_vectors, find_index
 from miner.engine import How
 from miner.exact import dots, positive_rows
+from miner.made import Shelf
 from miner.models import encoder_facts, encoder_fingerprint, load_encoder
 from miner.options import Encoder
 from miner.pairs import SOURCES, candidate_pairs
@@ -41,7 +41,7 @@ def target_encoder(run: Run, options: JudgeSimilarity) -> JudgeSimilarity:
 
 
 def _judge_shard(run: Run, options: JudgeSimilarity, sources: list[str], index: str | None, key: str) -> Shard:
-    corpus, queries = Corpus(run), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
     query_ids = queries["query_id"].to_pylist()
     positive_query, positive_row = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
     asked = candidate_pairs(run, corpus, query_ids, sources, key).join(positive_query, positive_row)
@@ -50,14 +50,13 @@ def _judge_shard(run: Run, options: JudgeSimilarity, sources: list[str], index: 
 
     rows = np.unique(np.concatenate((pairs.row, positive_row)))
     if index:
-        vectors = Vectors(run, index)
-        query_vectors, document_vectors = np.ascontiguousarray(vectors.queries(key)), vectors.documents(rows)
+        query_vectors, vectors = np.ascontiguousarray(Vectors(run, index).queries(key)), document_vectors(run, index, corpus, rows)
     else:
         encode = load_encoder(options)
-        query_vectors, document_vectors = encode(queries["text"].to_pylist(), "query"), encode(corpus.texts(rows), "document")
+        query_vectors, vectors = encode(queries["text"].to_pylist(), "query"), encode(corpus.texts(rows), "document")
     place, positive_place = np.searchsorted(rows, candidates.row), np.searchsorted(rows, positive_row)
-    to_query = dots(query_vectors, pairs.query, document_vectors, np.searchsorted(rows, pairs.row))
-    to_positive = _nearest_positive(document_vectors, candidates.query, place, positive_query, positive_place)
+    to_query = dots(query_vectors, pairs.query, vectors, np.searchsorted(rows, pairs.row))
+    to_positive = _nearest_positive(vectors, candidates.query, place, positive_query, positive_place)
     new = judgments(pairs, "similarity", to_query), judgments(candidates, "similarity.positive", to_positive)
     return Shard({key: in_order(known, *new)})
 
