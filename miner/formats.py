@@ -220,6 +220,8 @@ def captions(options: Captions) -> Reading:
         needs[options.caption_id] = "--caption-id"
     if options.group:
         needs[options.group] = "--group"
+    if options.image:
+        needs[options.image] = "--image"
     rows = build_rows(file, "captions", records(file, needs, ("id",)), partial(_caption, options))
     return Reading({options.file: file.fingerprint()}, rows)
 
@@ -228,8 +230,14 @@ def _caption(options: Captions, record: dict[str, Any]) -> Iterator[Item]:
     text = text_of(record, options.caption)
     filled(text)
     group = identifier(record, options.group) if options.group else None
+    image = _image(record, options.image) if options.image else None
     column = options.caption_id or "id"
     if options.caption_id or column in record:
-        yield "captions", (identifier(record, column), group, "listed", text)
+        yield "captions", (identifier(record, column), group, image, "listed", text)
     else:
-        yield "captions", (hash_id("q", text), group, "hashed", text)
+        yield "captions", (hash_id("q", text), group, image, "hashed", text)
+
+
+def _image(record: Mapping[str, Any], column: str) -> str | None:
+    """Return an image's path as text; null and blank are no image, and the caption stays."""
+    return None if is_null(record.get(column)) else text_of(record, column).strip() or None

@@ -7,6 +7,7 @@ again from scratch.
 
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +24,7 @@ from miner.rows import LONGEST_RAW, Reading
 from miner.staging import Staging, open_staging
 from miner.stdlib import read_stdlib
 from miner.store import PLAN, Manifest, Run, Stage, Stopwatch, atomic, begin, finish, shard_keys, write_table
-from miner.tables import DOCUMENTS, LABELS, POSITIVES, QUERIES, conform
+from miner.tables import DOCUMENTS, IMAGES, LABELS, POSITIVES, QUERIES, Table, conform
 from miner.trec import find_runs, ingest_run, trec
 
 Options: TypeAlias = Beir | Pairs | Trec | Captions | Stdlib
@@ -80,14 +81,15 @@ def _make(run: Run, stage: Stage, reading: Reading, options: Options, how: How) 
             facts = _facts(staging, stage, options)
             with how.progress(FOLDER, facts["document_shards"] + facts["query_shards"]) as advance:
                 _write_documents(staging, folder, facts, advance)
-                _write_queries(staging, folder, facts, advance)
-            positives = staging.count("kept_positives")
+                beside = (IMAGES,) if isinstance(options, Captions) and options.image else ()
+                _write_queries(staging, folder, facts, (*beside, POSITIVES, QUERIES), advance)
+            counts = {table.name: staging.count(f"kept_{table.name}") for table in (POSITIVES, *beside)}
             labels = _write_labels(staging, folder / "labels") if isinstance(options, Pairs) and options.label else {}
             _write_rejects(staging, folder / "_rejects.jsonl")
     except UserError:
         shutil.rmtree(folder)
         raise
-    rows = {"documents": facts["documents"], "queries": facts["queries"], "positives": positives, **labels}
+    rows = {"documents": facts["documents"], "queries": facts["queries"], **counts, **labels}
     shards = facts["document_shards"] + facts["query_shards"]
     return finish(run, stage, watch, rows=rows, drops=drops, facts=facts, shards=shards, resumed_shards=0)
 
@@ -149,13 +151,13 @@ def _write_arrow(path: Path, table: pa.Table) -> None:
         file.write_table(table.combine_chunks())
 
 
-def _write_queries(staging: Staging, folder: Path, facts: dict[str, Any], advance: Advance) -> None:
-    """Write each shard of queries, and its positives under the same key."""
+def _write_queries(staging: Staging, folder: Path, facts: dict[str, Any], tables: Sequence[Table], advance: Advance) -> None:
+    """Write each shard of queries, and what stands beside them under the same key."""
     size = facts["shard_queries"]
     for number, key in enumerate(shard_keys(facts["query_shards"])):
         window = f"number >= {number * size} AND number < {(number + 1) * size}"
-        for table, order in ((POSITIVES, "query_id, doc_id"), (QUERIES, "query_id")):
-            query = f"SELECT * EXCLUDE (number) FROM kept_{table.name} WHERE {window} ORDER BY {order}"
+        for table in tables:
+            query = f"SELECT * EXCLUDE (number) FROM kept_{table.name} WHERE {window} ORDER BY {', '.join(table.key)}"
             write_table(folder / table.name / f"{key}.parquet", conform(staging.connection.sql(query).to_arrow_table(), table))
         advance()
 

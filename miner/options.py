@@ -79,6 +79,7 @@ class Captions(Ingest):
     caption: str = Field("caption", description="column with the caption")
     caption_id: str | None = Field(None, description="column with the caption's id (default: id if there, else a hash of the text)")
     group: str | None = Field(None, description="column with the image's id: captions of one image become each other's positives")
+    image: str | None = Field(None, description="column with the image's path, for export --format open-clip; of COCO json: file_name")
     split: str = Field("train", description="split of hf:NAME")
 
 
@@ -167,6 +168,36 @@ class MineCrossEncoder(Reranker):
     )
     k: int = flag("-k", 50, ge=1, description="candidates per query; positives that are found come on top")
     name: str = Field("cross-encoder", description="name of the source", pattern=NAME)
+
+
+class MineSubstitute(Options):
+    """Made negatives: a positive in which one concrete word is changed, or two phrases change places."""
+
+    k: int = flag("-k", 1, ge=1, description="negatives per query")
+    name: str = Field("substitute", description="name of the source", pattern=NAME)
+    rewriter: Literal["lexical", "swap"] = Field(
+        "lexical", description="lexical: another word of the same kind; swap: two phrases change places"
+    )
+    pick: Literal["concrete", "abstract", "uniform"] = Field("concrete", description="which words are changed, by their ratings")
+    top: int = Field(3, ge=1, description="words of a text that are candidates, the most concrete (or abstract)")
+    route: tuple[Literal["A", "R", "O"], ...] = Field(
+        (),
+        description="only attributes (A), relations (R) or objects (O), repeat for more; numbers and in/under/on count only if named [default: all]",
+    )
+    balance: bool = Field(
+        True, description="a word is brought in as often as it is taken out, so that words do not tell negatives from originals"
+    )
+    lexicon: Path | None = Field(None, description="parquet, csv or tsv of word, rating [default: Brysbaert's norms of concreteness]")
+    rating_band: float = Field(1.0, ge=0, description="largest difference of old and new word's ratings")
+    min_similarity: float = Field(0.3, description="least cosine of old and new word under the encoder")
+    max_similarity: float = Field(0.8, description="highest cosine of old and new word: above it they may mean the same")
+    encoder: str | None = Field(
+        None, description="hub id or local path of the sentence-transformers model that compares words [default: all-MiniLM-L6-v2]"
+    )
+    spacy_model: str = Field(
+        "auto", description="an installed spaCy model or a path; auto: en_core_web if installed, else the bundled en_quarry"
+    )
+    seed: int = Field(0, description="seed of choices; those of words depend on it and on ids alone")
 
 
 class MineRandom(Options):

@@ -18,11 +18,15 @@ def mine_random(run: Run, options: MineRandom, how: How) -> Manifest:
     return run_stage(run, stage, lambda: partial(_draw_shard, run, options), run.query_shards(), how)
 
 
+def generator(seed: int, *ids: str) -> np.random.Generator:
+    """Return random numbers that depend on a seed and ids alone, never on the shard or the worker."""
+    entropy = int.from_bytes(hashlib.blake2b(" ".join((str(seed), *ids)).encode(), digest_size=16).digest())
+    return np.random.Generator(np.random.Philox(entropy))
+
+
 def draw(seed: int, query_id: str, documents: int, count: int) -> np.ndarray:
     """Return `count` different rows below `documents` (all of them if there are fewer), int64; they depend on seed and query_id alone."""
-    entropy = int.from_bytes(hashlib.blake2b(f"{seed} {query_id}".encode(), digest_size=16).digest())
-    random = np.random.Generator(np.random.Philox(entropy))
-    return random.choice(documents, min(count, documents), replace=False, shuffle=True)
+    return generator(seed, query_id).choice(documents, min(count, documents), replace=False, shuffle=True)
 
 
 def _draw_shard(run: Run, options: MineRandom, key: str) -> Shard:

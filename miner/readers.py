@@ -221,9 +221,20 @@ def _json(file: Input, needs: Mapping[str, str]) -> Records:
     rows = value.get("annotations", [value]) if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise UserError(f'{file.name}: expected a list of objects, or an object with a list of "annotations" as COCO has it')
+    if isinstance(value, dict) and "file_name" in needs:
+        _add_file_names(rows, value.get("images"))
     check_columns(file, needs, dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
     for number, row in enumerate(rows, 1):
         yield number, _checked(row, partial(json.dumps, row))
+
+
+def _add_file_names(annotations: list[Any], images: Any) -> None:
+    """Give COCO's annotations the file_name of their image; where a file has lost its "images", that which COCO 2017 gives every image."""
+    images = [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    listed = {image["id"]: image.get("file_name") for image in images if isinstance(image.get("id"), int)}
+    for row in annotations:
+        if isinstance(row, dict) and "file_name" not in row and isinstance(number := row.get("image_id"), int):
+            row["file_name"] = listed.get(number) if listed else f"{number:012d}.jpg"
 
 
 def tsv_cells(file: Input) -> Iterator[tuple[int, list[str] | Bad]]:

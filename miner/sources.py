@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from miner.options import MineBm25, MineCrossEncoder, MineDense, MineRandom, Options
+from miner.options import MineBm25, MineCrossEncoder, MineDense, MineRandom, MineSubstitute, Options
 
 
 class Part(NamedTuple):
@@ -26,5 +26,6 @@ SOURCES = {
     "bm25": Part(MineBm25, "miner.bm25:mine_bm25"),
     "dense": Part(MineDense, "miner.dense:mine_dense"),
     "random": Part(MineRandom, "miner.random_documents:mine_random"),
+    "substitute": Part(MineSubstitute, "miner.substitute:mine_substitute"),
     "cross-encoder": Part(MineCrossEncoder, "miner.rerank:mine_cross_encoder"),  # last: a plan is in this order, and it reads other sources
 }

@@ -31,7 +31,7 @@ STAGED = {
     "queries": {"query_id": TEXT, "origin": TEXT, "text": TEXT},
     "positives": {"query_id": TEXT, "doc_id": TEXT, "relevance": INT},
     "labels": {"doc_id": TEXT, "label": TEXT},
-    "captions": {"id": TEXT, "grouping": TEXT, "origin": TEXT, "text": TEXT},
+    "captions": {"id": TEXT, "grouping": TEXT, "image": TEXT, "origin": TEXT, "text": TEXT},
     "rejects": {"of": TEXT, "reason": TEXT, "raw": TEXT},
 }
 SCHEMAS = {name: pa.schema([*PLACE.items(), *columns.items()]) for name, columns in STAGED.items()}
@@ -87,6 +87,7 @@ CREATE TABLE kept_queries AS SELECT number, query_id, text FROM queries JOIN num
 CREATE TABLE kept_positives AS SELECT number, query_id, doc_id, relevance
 FROM judged JOIN numbered USING (query_id) WHERE reason IS NULL;
 CREATE TABLE kept_labels AS SELECT DISTINCT doc_id, label FROM labels SEMI JOIN documents USING (doc_id);
+CREATE TABLE kept_images AS SELECT number, id AS query_id, image FROM captions JOIN numbered ON id = query_id WHERE image IS NOT NULL;
 CREATE TABLE places AS SELECT seq, row_number() OVER (ORDER BY doc_id) - 1 AS row FROM documents ORDER BY seq;
 """
 
@@ -172,7 +173,8 @@ class Staging:
             rows.clear()
 
     def validate(self, min_relevance: int, limit: int | None) -> dict[str, int]:
-        """Make kept_queries (numbered in order of query_id), kept_positives, kept_labels and places (seq -> row of a document).
+        """Make kept_queries (numbered in order of query_id), kept_positives, kept_images, kept_labels, and places (seq ->
+        row of a document).
 
         Returns:
             reason -> rows left out. Queries over the limit are counted as over_limit; they are no rejects.

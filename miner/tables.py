@@ -29,9 +29,12 @@ EDIT = pa.struct(
         ("span", TEXT),
         ("old", TEXT),
         ("new", TEXT),
+        ("old_lemma", TEXT),
+        ("new_lemma", TEXT),
         ("old_rating", REAL),
         ("new_rating", REAL),
         ("route", TEXT),
+        ("meaning_effect", TEXT),
         ("prompt", TEXT),
         ("model", TEXT),
     ]
@@ -41,6 +44,7 @@ DOCUMENTS = _table("documents", "doc_id", doc_id=TEXT, title=TEXT, text=TEXT)
 QUERIES = _table("queries", "query_id", query_id=TEXT, text=TEXT)
 POSITIVES = _table("positives", "query_id doc_id", query_id=TEXT, doc_id=TEXT, relevance=INT)
 LABELS = _table("labels", "doc_id label", doc_id=TEXT, label=TEXT)  # beside positives, where ingest was asked for them
+IMAGES = _table("images", "query_id", query_id=TEXT, image=TEXT)  # beside queries that are captions, where ingest was asked for them
 CANDIDATES = _table("candidates", "query_id doc_id source", query_id=TEXT, doc_id=TEXT, source=TEXT, rank=INT, score=REAL, parent_id=TEXT)
 MADE = _table("made_documents", "doc_id", doc_id=TEXT, text=TEXT, parent_id=TEXT, detail=EDIT)
 JUDGMENTS = _table("judgments", "query_id doc_id judge", query_id=TEXT, doc_id=TEXT, judge=TEXT, score=REAL, verdict=TEXT, reason=TEXT)
@@ -56,7 +60,7 @@ PROMOTED = _table(
 )
 METRICS = _table("metrics", "set_name measure", set_name=TEXT, measure=TEXT, k=INT, value=DOUBLE, low=DOUBLE, high=DOUBLE, n=pa.int64())
 
-FLOW = (DOCUMENTS, QUERIES, POSITIVES, LABELS, CANDIDATES, MADE, JUDGMENTS, SETS, REJECTED, PROMOTED, METRICS)
+FLOW = (DOCUMENTS, QUERIES, POSITIVES, LABELS, IMAGES, CANDIDATES, MADE, JUDGMENTS, SETS, REJECTED, PROMOTED, METRICS)
 
 
 def conform(table: pa.Table, to: Table) -> pa.Table:
