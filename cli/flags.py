@@ -40,7 +40,8 @@ def parameters(kind: type[Options]) -> list[inspect.Parameter]:
         if extra.get("argument"):
             info = typer.Argument(help=about, show_default=False, metavar=name.upper())
         else:
-            names = [flag_name(name, field), *([str(extra["short"])] if "short" in extra else [])]
+            switch = f"{flag_name(name, field)}/--no-{name.replace('_', '-')}" if field.default is True else flag_name(name, field)
+            names = [switch, *([str(extra["short"])] if "short" in extra else [])]
             about += " [required]" if field.is_required() else ""
             info = typer.Option(*names, help=about, show_default=shown)
         made.append(

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import spacy
+import srsly
 from spacy.attrs import LOWER
 from spacy.language import Language
 from spacy.lookups import Lookups
@@ -43,15 +44,27 @@ CONCRETE = 4.3  # words with a rating of at least this get a vector: captions sp
 LOWERED, OPEN_ENDED = 0.1, 0.3  # shares of the training sentences in lower case, and without their final full stop
 NO_STOP = ".!"
 VECTORS_FILE, VECTORS_LOWERED = "vocab/vectors.cfg", json.dumps({"mode": "default", "attr": LOWER}) + "\n"
-VERSION = "0.1.0"
+META = {
+    "name": "quarry",
+    "version": "0.1.0",
+    "license": "CC BY-SA 4.0",
+    "spacy_version": ">=3.8,<4.0",
+    "description": "English tagger, parser and lemmatizer of quarry, labels of Universal Dependencies",
+    "sources": [
+        {"name": "UD English-EWT", "url": "https://github.com/UniversalDependencies/UD_English-EWT", "license": "CC BY-SA 4.0"},
+        {"name": "all-MiniLM-L6-v2", "url": "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2", "license": "Apache-2.0"},
+        {"name": "lemminflect", "url": "https://github.com/bjascob/LemmInflect", "license": "MIT"},
+    ],
+    "performance": {},
+}
 NOUN = [("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("men", "man"), ("ss", "ss"), ("us", "us"), ("s", "")]
 VERB = [("ied", "y"), ("ating", "ate"), ("izing", "ize"), ("ing", ""), ("ated", "ate"), ("ized", "ize"), ("ed", "")]
 RULES = {
     "noun": [*NOUN, ("", "")],
     "verb": [*NOUN, *VERB, ("", "")],
-    **{pos: [("", "")] for pos in ("adj", "adv", "adp", "aux", "cconj", "det", "intj", "part", "pron", "sconj")},
+    **{pos: [("", "")] for pos in ("adj", "adv", "adp", "aux", "cconj", "det", "intj", "num", "part", "pron", "sconj")},
 }
-CASED = ("propn", "num", "punct", "sym", "x")  # without rules: words that the table does not hold keep their case
+CASED = ("propn", "punct", "sym", "x")  # without rules: words that the table does not hold keep their case
 
 
 class Sentence(NamedTuple):
@@ -348,29 +361,19 @@ def train_best(ud_folder: Path, work: Path) -> Language:
     return spacy.load(best)
 
 
-def describe(nlp: Language, ud_folder: Path) -> None:
-    """Put into the pipeline's meta who it is, what it is made of, and its figures on the test part."""
-    test = read_part(ud_folder, "test")
-    figures = {"gold_words": shares(nlp, test), "plain_text": from_text(nlp, test)}
-    logging.getLogger(__name__).info("test part: %s", json.dumps(figures))
-    nlp.meta |= {
-        "name": "quarry", "version": VERSION, "license": "CC BY-SA 4.0", "spacy_version": ">=3.8,<4.0", "performance": figures,
-        "description": "English tagger, lemmatizer and parser of quarry, labels of Universal Dependencies",
-        "sources": [
-            {"name": "UD English-EWT", "url": "https://github.com/UniversalDependencies/UD_English-EWT", "license": "CC BY-SA 4.0"},
-            {"name": "all-MiniLM-L6-v2", "url": "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2", "license": "Apache-2.0"},
-        ],
-    }  # fmt: skip
-
-
 def finish(nlp: Language, ud_folder: Path, out: Path) -> None:
-    """Add the lemmatizer, measure, write."""
+    """Add the lemmatizer, write the pipeline, then measure what was written and keep the figures in its meta.json."""
     sentences = read_part(ud_folder, "train")
     add_lemmatizer(nlp, sentences, words_for_vectors(sentences))
-    describe(nlp, ud_folder)
+    nlp.config["initialize"]["vectors"], nlp.config["corpora"] = None, {}  # folders of the machine that trained
+    nlp.meta |= META
     if out.exists():
         shutil.rmtree(out)
     save(nlp, out)
+    written, test = spacy.load(out), read_part(ud_folder, "test")
+    figures = {"gold_words": shares(written, test), "plain_text": from_text(written, test)}
+    srsly.write_json(out / "meta.json", {**srsly.read_json(out / "meta.json"), "performance": figures})
+    logging.getLogger(__name__).info("test part: %s", json.dumps(figures))
 
 
 def main(arguments: list[str] | None = None) -> None:

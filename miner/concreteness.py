@@ -1,12 +1,12 @@
 """Ratings of concreteness, and which words of a text to change: pure, and seeded by ids.
 
 How words are picked follows ConcretePlant (arXiv 2604.13313, its figure): lemmas and parts of speech from a parser; nouns, adjectives,
-numerals, adpositions and verbs stay, stop words go; unigrams and bigrams are looked up in a table of ratings; the k most concrete are the
-candidates, one of them drawn is the target; its part of speech says whether an object, an attribute or a relation is changed. The ratings are
-those of Brysbaert, Warriner & Kuperman (2014), 1 abstract to 5 concrete, or any other table of words and ratings.
+numerals, adpositions and verbs stay, stop words go; unigrams and bigrams are looked up in a table of ratings; the k most concrete are
+the candidates, one of them drawn is the target; its part of speech says whether an object, an attribute or a relation is changed. The
+ratings are those of Brysbaert, Warriner & Kuperman (2014), 1 abstract to 5 concrete, or any other table of words and ratings.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -86,7 +86,7 @@ def load_ratings(file: Path | None = None) -> Ratings:
     return Ratings({word: rating for word, rating in rows if word and rating is not None}, path.name)
 
 
-def words_of(parsed: Parsed, ratings: Ratings, routes: Iterable[Route] = ()) -> list[Word]:
+def words_of(parsed: Parsed, ratings: Ratings, routes: str = "") -> list[Word]:
     """Return the words of a text that can be changed, in their order: kept parts of speech, no stop words, rated, longest match first.
 
     Args:

@@ -10,7 +10,7 @@ from miner.concreteness import Word
 ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)
 # Letters lie about sounds in these: a European, a one-way street, an hour, an MRI.
 CONSONANT = re.compile(r"(?:eu|ewe|one(?!i)|once|ouija|u(?=[bcfhjklnrstq][aeiou])(?!nin|nim)|uni(?!n|m)|u$)", re.IGNORECASE)
-VOWEL = re.compile(r"(?:hou?r|honest|honou?r|heir)", re.IGNORECASE)
+VOWEL = re.compile(r"(?:hour|honest|hono|heir)", re.IGNORECASE)
 SPELLED = re.compile(r"[AEFHILMNORSX](?![a-z])(?=[A-Z0-9]*\b)(?:[^AEIOUaeiou\s]|\b)")
 
 

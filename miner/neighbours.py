@@ -5,7 +5,8 @@ within a band of similarity and WordNet in one field (noun.food), or WordNet has
 WordNet knows one as a synonym, hypernym, hyponym, part, whole or derivation of the other, or does not know one of them at all.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +14,9 @@ import numpy as np
 from miner.concreteness import CLOSED
 from miner.wordnet import WordNet
 
-MOST = 96  # neighbours of a word
-POOL = 400  # the most similar words that are looked at for them
+POOL = 200  # of a word's most similar words, how many are looked at
 CHUNK = 512
+PIECE = re.compile(r"[ -]")
 PARTS = {"PROPN": "NOUN"}
 
 
@@ -50,42 +51,42 @@ def neighbours(words: Sequence[Key], ratings: np.ndarray, vectors: np.ndarray, w
         bands: what counts as near.
     """
     found: list[dict[int, float]] = [{} for _ in words]
-    pos = np.array([PARTS.get(word.pos, word.pos) for word in words])
-    fields = [
-        wordnet.field(word.lemma, kind) if wordnet.knows(word.lemma, kind) else "" for word, kind in zip(words, pos.tolist(), strict=True)
-    ]
-    for kind in sorted(set(pos.tolist())):
-        places = np.flatnonzero(pos == kind)
-        for one, two, cosine in _close(places, ratings, vectors, bands):
-            if two not in found[one] and _apart(words, one, two, kind, fields, wordnet, cosine >= bands.low):
-                found[one][two] = found[two][one] = cosine
+    kinds = [PARTS.get(word.pos, word.pos) for word in words]
+    open_class = [word.lemma not in CLOSED and wordnet.knows(word.lemma, kind) for word, kind in zip(words, kinds, strict=True)]
+    for kind in sorted(set(kinds)):
+        places = np.array([place for place, known in enumerate(open_class) if known and kinds[place] == kind], np.int64)
+        field = np.array([wordnet.field(words[place].lemma, kind) for place in places.tolist()], object)
+        for one, two, cosine in _close([words[place].lemma for place in places.tolist()], kind, field, vectors[places], wordnet, bands):
+            a, b = int(places[one]), int(places[two])
+            fits = abs(ratings[a] - ratings[b]) <= bands.rating and b not in found[a]
+            if fits and not _share(words[a].lemma, words[b].lemma) and not wordnet.related(words[a].lemma, words[b].lemma, kind):
+                found[a][b] = found[b][a] = cosine
     _add_closed(words, found)
-    return [sorted(near, key=lambda other: (-near[other], other))[:] for near in found]
+    return [sorted(near, key=lambda other: (-near[other], other)) for near in found]
 
 
-def _close(places: np.ndarray, ratings: np.ndarray, vectors: np.ndarray, bands: Bands):  # type: ignore[no-untyped-def] # an iterator of triples
-    """Yield (word, other, cosine) of words near in rating and not too near in meaning, the most similar of each word first."""
-    for start in range(0, len(places), CHUNK):
-        mine = places[start : start + CHUNK]
-        cosine = vectors[mine] @ vectors[places].T
-        fits = (cosine <= bands.high) & (np.abs(ratings[mine][:, None] - ratings[places][None]) <= bands.rating)
-        fits &= mine[:, None] != places[None]
-        cosine = np.where(fits, cosine, -np.inf)
-        for row, one in enumerate(mine.tolist()):
-            order = np.argsort(-cosine[row], kind="stable")[:POOL]
-            yield from (
-                (one, int(places[column]), float(cosine[row, column])) for column in order.tolist() if np.isfinite(cosine[row, column])
-            )
+def _close(
+    lemmas: list[str], kind: str, field: np.ndarray, vectors: np.ndarray, wordnet: WordNet, bands: Bands
+) -> Iterator[tuple[int, int, float]]:
+    """Yield (one, other, cosine) of words of a kind that are similar and of one field, or co-hyponyms, each pair from the lower number."""
+    number: dict[str, list[int]] = {}
+    for place, lemma in enumerate(lemmas):
+        number.setdefault(lemma, []).append(place)
+    for start in range(0, len(lemmas), CHUNK):
+        cosine = vectors[start : start + CHUNK] @ vectors.T
+        near = (cosine >= bands.low) & (field[start : start + CHUNK, None] == field[None])
+        for row in range(len(cosine)):
+            one = start + row
+            for name in wordnet.co_hyponyms(lemmas[one], kind):
+                near[row, number.get(name, [])] = True
+            fits = np.flatnonzero(near[row] & (cosine[row] <= bands.high))
+            best = fits[np.argsort(-cosine[row, fits], kind="stable")[:POOL]]
+            yield from ((one, two, float(cosine[row, two])) for two in best.tolist() if two != one)
 
 
-def _apart(words: Sequence[Key], one: int, two: int, kind: str, fields: Sequence[str], wordnet: WordNet, similar: bool) -> bool:
-    """Return whether two words are of one kind, and WordNet sees no tie that could leave the text true."""
-    a, b = words[one].lemma, words[two].lemma
-    if not fields[one] or not fields[two] or a in CLOSED or b in CLOSED:
-        return False
-    if not (similar and fields[one] == fields[two]) and b not in wordnet.co_hyponyms(a, kind) and a not in wordnet.co_hyponyms(b, kind):
-        return False
-    return not (set(a.split()) & set(b.split())) and not wordnet.related(a, b, kind)
+def _share(one: str, two: str) -> bool:
+    """Return whether two lemmas have a word in common: a water bottle and a bottle may be one thing."""
+    return bool(set(PIECE.split(one)) & set(PIECE.split(two)))
 
 
 def _add_closed(words: Sequence[Key], found: list[dict[int, float]]) -> None:
@@ -93,6 +94,6 @@ def _add_closed(words: Sequence[Key], found: list[dict[int, float]]) -> None:
     for one, word in enumerate(words):
         for two, other in enumerate(words[:one] if word.lemma in CLOSED else ()):
             group = CLOSED[word.lemma]
-            if CLOSED.get(other.lemma) is group and other.pos == word.pos:
-                if not any(word.lemma in part and other.lemma in part for part in group):
-                    found[one][two] = found[two][one] = 0.0
+            alike = any(word.lemma in part and other.lemma in part for part in group)
+            if CLOSED.get(other.lemma) is group and other.pos == word.pos and not alike:
+                found[one][two] = found[two][one] = 0.0

@@ -180,9 +180,8 @@ class MineSubstitute(Options):
     )
     pick: Literal["concrete", "abstract", "uniform"] = Field("concrete", description="which words are changed, by their ratings")
     top: int = Field(3, ge=1, description="words of a text that are candidates, the most concrete (or abstract)")
-    route: tuple[Literal["A", "R", "O"], ...] = Field(
-        (),
-        description="only attributes (A), relations (R) or objects (O), repeat for more; numbers and in/under/on count only if named [default: all]",
+    route: str | None = Field(
+        None, pattern="^[ARO]+$", description="attributes (A), relations (R), objects (O), as in AR; in/on/two only if named [default: all]"
     )
     balance: bool = Field(
         True, description="a word is brought in as often as it is taken out, so that words do not tell negatives from originals"

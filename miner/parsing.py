@@ -25,7 +25,7 @@ PREFERRED = ("en_core_web_md", "en_core_web_lg", "en_core_web_sm", "en_core_web_
 NEEDED = ("POS", "TAG", "LEMMA", "DEP")
 UNUSED = ["ner"]
 PROBE = "A man rides a wave."
-LONGEST = 100_000  # characters of a text that are read
+LONGEST = 20_000  # characters of a text that are read: spaCy takes a minute for as many brackets in a row
 BATCH = 256  # texts that spaCy takes at once; what is made of a text does not depend on it
 
 
@@ -79,7 +79,6 @@ def load_parser(name: str = "auto", longest: int = LONGEST) -> Parse:
     return parse
 
 
-@lru_cache
 def parser_fingerprint(name: str = "auto") -> str:
     """Return the name and version of a model with 16 hex digits of its files, as in `en_quarry 0.1.0 5e6a...`.
 
@@ -114,10 +113,10 @@ def _resolve(name: str) -> str:
 
 
 def _installed(name: str) -> bool:
-    """Say whether a name is that of a Python package which is installed as a distribution."""
+    """Say whether a name is that of an installed package with a spaCy model in it."""
     try:
-        return name.isidentifier() and bool(importlib.metadata.distribution(name)) and find_spec(name) is not None
-    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return name.isidentifier() and bool(importlib.metadata.distribution(name)) and (_folder(name) / "meta.json").is_file()
+    except importlib.metadata.PackageNotFoundError:
         return False
 
 

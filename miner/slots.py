@@ -1,7 +1,7 @@
 """positives -> the words in them that can be changed, and what each is changed to: what `mine substitute` works from.
 
-Shard by shard texts are parsed and words picked. Then, over all shards at once, words are given out: by exchange between texts, so that each
-is brought in as often as it is taken out (`miner.exchange`), and from the vocabulary where no exchange is left.
+Shard by shard texts are parsed and words picked. Then, over all shards at once, words are given out: by exchange between texts, so that
+each is brought in as often as it is taken out (`miner.exchange`), and from the vocabulary where no exchange is left.
 """
 
 import re
@@ -31,8 +31,9 @@ GIVEN_FOLDER, FORBIDS = "_given", "_forbids"
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 TEXT, INT = pa.string(), pa.int32()
 SLOTS = pa.schema(
-    [("query_id", TEXT), ("parent_id", TEXT), ("text", INT), ("start", INT), ("end", INT), ("old", TEXT), ("lemma", TEXT), ("pos", TEXT),
-     ("tag", TEXT), ("route", TEXT), ("rating", pa.float32()), ("left", TEXT), ("right", TEXT), ("article", pa.bool_()), ("opens", pa.bool_())]
+    [("query_id", TEXT), ("parent_id", TEXT), ("text", INT), ("start", INT), ("end", INT), ("old", TEXT), ("lemma", TEXT),
+     ("pos", TEXT), ("tag", TEXT), ("route", TEXT), ("rating", pa.float32()), ("left", TEXT), ("right", TEXT),
+     ("article", pa.bool_()), ("opens", pa.bool_())]
 )  # fmt: skip
 GIVEN = pa.schema([("slot", INT), ("new", TEXT), ("new_lemma", TEXT), ("new_rating", pa.float32()), ("exchanged", pa.bool_())])
 SMALL = 300  # a vocabulary of more words has neighbours enough of its own
@@ -97,7 +98,7 @@ def _slots_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
         forbids.append((query_id, sorted(_words_in(what.guarded))))
         for turn, (parent, text) in enumerate(zip(what.parents, what.texts, strict=True)):
             ways, way = what.parents.count(parent), what.parents[:turn].count(parent)
-            found = words_of(parsed[text], ratings, options.route)
+            found = words_of(parsed[text], ratings, options.route or "")
             chosen = pick(found, options.pick, options.top * ways, options.seed, query_id, parent)[way::ways]
             rows += [(query_id, parent, number, *_row(parsed[text], word)) for word in chosen]
             number += 1

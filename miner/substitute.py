@@ -80,7 +80,8 @@ def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negati
         word = Word(0, 0, slot["start"], slot["end"], slot["old"], slot["lemma"], slot["pos"], slot["tag"], slot["rating"], slot["route"])
         text, edit = put(texts[slot["parent_id"]], word, given["new"], slot["opens"])
         detail = {
-            "span": f"{edit.start}:{edit.end}", "old": word.surface, "new": edit.text, "old_lemma": word.lemma, "new_lemma": given["new_lemma"],
+            "span": f"{edit.start}:{edit.end}", "old": word.surface, "new": edit.text, "old_lemma": word.lemma,
+            "new_lemma": given["new_lemma"],
             "old_rating": word.rating, "new_rating": given["new_rating"], "route": word.route, "meaning_effect": EFFECT,
         }  # fmt: skip
         yield Negative(slot["query_id"], slot["parent_id"], text, detail, word.rating)

@@ -87,7 +87,7 @@ class WordNet:
             raise UserError(
                 f"no WordNet in {folder}; expected words.parquet, synsets.parquet, links.parquet: data/build_wordnet.py makes them"
             ) from error
-        # to_numpy().tolist() is several times as quick as to_pylist()
+        # by way of NumPy: to_pylist takes 0.3 s for the dictionary column
         self.lemmas: list[str] = words["lemma"].to_numpy().tolist()
         self._cased: list[bool] = words["cased"].to_numpy().tolist()
         self._forms = words["forms"].combine_chunks()

@@ -8,15 +8,19 @@ import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from posixpath import join
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
+from miner.made import Shelf, made_documents
 from miner.store import PLAN, Manifest, Run, Shard, Stage, run_stage
+from scoring.cement import margins
+from scoring.open_clip import RATED, write_tsv
 from scoring.options import Export, Format
 from scoring.show import need_set
 
@@ -47,8 +51,12 @@ ROWS: dict[Format, str] = {
         SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(score::DOUBLE {LISTED}) AS scores
         FROM ({PAIRS}) WHERE score IS NOT NULL {HAS_BOTH}
     """,
+    "open-clip": """
+        SELECT query_id, image AS filepath, list(n.doc_id ORDER BY n.rank, n.doc_id) AS negative_ids
+        FROM images JOIN negatives n USING (query_id) GROUP BY query_id, image ORDER BY query_id
+    """,
 }
-# What a format leaves out. Units: positives in triplet and n-tuple, queries in the lists; no_score counts documents.
+# What a format leaves out. Units: positives in triplet and n-tuple, queries in the lists and open-clip; no_score counts documents.
 DROPS: dict[Format, str] = {
     "triplet": "SELECT 'no_negatives', count(*) FROM positives WHERE query_id NOT IN (SELECT query_id FROM negatives)",
     "n-tuple": """
@@ -62,6 +70,10 @@ DROPS: dict[Format, str] = {
         SELECT 'no_score', count(*) FROM ({PAIRS}) WHERE score IS NULL
         UNION ALL SELECT 'no_negatives', count(DISTINCT query_id) FROM positives WHERE query_id NOT IN (FROM scored)
     """,
+    "open-clip": """
+        SELECT 'no_image', count(*) FROM queries WHERE query_id NOT IN (SELECT query_id FROM images)
+        UNION ALL SELECT 'no_negatives', count(*) FROM images WHERE query_id NOT IN (SELECT query_id FROM negatives)
+    """,
 }
 
 
@@ -74,31 +86,68 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     labeled-pair: anchor, text, label; every positive (1) and every negative (0) once.
     labeled-list: anchor, texts, labels; a row for every query, positives first.
     scored-list: anchor, texts, scores; the same with the judge's scores instead of labels.
-    With `promoted`, what the recipe promoted counts as a positive.
+    open-clip: filepath, title, neg_caption, neg_image; one train.tsv with a row for every caption that has an image and negatives,
+    and the same in Parquet, by shard, with ids instead of row numbers.
+    With `promoted`, what the recipe promoted counts as a positive. With `concreteness`, each negative has its rating and margin: lists
+    beside `labels`, beside `neg_caption`, and in n-tuple in the order of the negatives; null for a positive, and the rating also for a
+    negative that is no made document. sentence-transformers reads both as texts: take one as the label, or drop them.
 
     Raises:
-        UserError: there is no such set, it is half done, empty or older than the tables, it has no scores (scored-list) or promoted
-            documents (`promoted`), `negatives` is given for another format than n-tuple, or the folder belongs to something else.
+        UserError: there is no such set, it is half done, empty or older than the tables; it lacks what the format or an option needs:
+            scores, promoted documents, ratings, images; an option is for another format; or the folder belongs to something else.
     """
     made = need_set(run, options.name)
-    if options.negatives is not None and options.format != "n-tuple":
-        raise UserError(f"-n {options.negatives} is for n-tuple, but the format is {options.format}; leave it out, or select a smaller set")
-    if not made.rows["sets"]:
-        raise UserError(
-            f"set {options.name!r} is empty: nothing to export; loosen its recipe and run `quarry select {options.name} --force`"
-        )
-    if options.promoted and not made.rows.get("promoted"):
-        raise UserError(f"set {options.name!r} has no promoted documents; leave --promoted out, or select it with --promote JUDGE=SCORE")
+    _check(run, options, made)
     negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
     inputs = {"1_tables": run.tables().fingerprint, made.stage: made.fingerprint}
     judge = None
     if options.format == "scored-list":
         judge = _need_scores(run, made)
         inputs[_judgments(judge)] = run.need(_judgments(judge), "judge").fingerprint
-    stage = Stage(_folder(run, options), "rows", options.record(), inputs)
+    stage, keys = Stage(_folder(run, options), "rows", options.record(), inputs), run.query_shards()
     facts = {"negatives": negatives} if options.format == "n-tuple" else {}
     facts |= {"promoted": made.rows["promoted"]} if options.promoted else {}
-    return run_stage(run, stage, lambda: partial(_export_shard, run, options, negatives, judge), run.query_shards(), how, lambda: facts)
+
+    def then() -> dict[str, int]:
+        if options.format == "open-clip":
+            write_tsv(run.path / stage.folder, keys)
+        return facts
+
+    return run_stage(run, stage, lambda: partial(_export_shard, run, options, negatives, judge), keys, how, then)
+
+
+def _check(run: Run, options: Export, made: Manifest) -> None:
+    """Refuse options that do not go together, or that the set has nothing for."""
+    name, form = options.name, options.format
+    if options.negatives is not None and form != "n-tuple":
+        raise UserError(f"-n {options.negatives} is for n-tuple, but the format is {form}; leave it out, or select a smaller set")
+    if not made.rows["sets"]:
+        raise UserError(f"set {name!r} is empty: nothing to export; loosen its recipe and run `quarry select {name} --force`")
+    if options.promoted and not made.rows.get("promoted"):
+        raise UserError(f"set {name!r} has no promoted documents; leave --promoted out, or select it with --promote JUDGE=SCORE")
+    if form == "open-clip":
+        if not run.tables().rows.get("images"):
+            raise UserError(f"{run.path} has no images, which open-clip needs; ingest captions with --image COLUMN, in a new run folder")
+        if options.promoted or options.file_type != "parquet":
+            extra = "--promoted" if options.promoted else f"--file-type {options.file_type}"
+            raise UserError(f"{extra} is not for open-clip, which is one train.tsv of captions and their negatives; leave it out")
+    elif options.image_folder:
+        raise UserError(f"--image-folder is for open-clip, but the format is {form}; leave it out")
+    if options.concreteness and form == "scored-list":
+        raise UserError("--concreteness is not for scored-list, which does not tell positives from negatives; take labeled-list")
+    if options.concreteness and not any(_is_rated(run, made, key) for key in run.query_shards()):
+        raise UserError(f"set {name!r} has no made negative with a rating; leave --concreteness out, or mine with `quarry mine substitute`")
+
+
+def _is_rated(run: Run, made: Manifest, key: str) -> bool:
+    return pc.any(pc.is_in(run.read(made.stage, key)["doc_id"], ratings(run, key)["doc_id"])).as_py() or False
+
+
+def ratings(run: Run, key: str) -> pa.Table:
+    """Return doc_id and concreteness of a shard's made documents: the rating of the word that was changed; those without are left out."""
+    documents = made_documents(run, key)
+    table = pa.table({"doc_id": documents["doc_id"], "concreteness": pc.struct_field(documents["detail"], "old_rating")})
+    return table.filter(table["concreteness"].is_valid())
 
 
 def _need_scores(run: Run, made: Manifest) -> str:
@@ -139,11 +188,16 @@ def _export_shard(run: Run, options: Export, negatives: int, judge: str | None, 
     with duckdb.connect(config={"threads": 1}) as database:
         database.register("negatives", run.read(f"5_sets/{options.name}", key).select(["query_id", "doc_id", "rank", "score"]))
         database.register("positives", _positives(run, options, judge, key))
+        if options.format == "open-clip":
+            database.register("queries", run.read("1_tables/queries", key))
+            database.register("images", _images(run, options, key))
         counted = {"negatives": negatives} if options.format == "n-tuple" else {}
         rows = database.sql(ROWS[options.format], params=counted).to_arrow_table()
         drops = {reason: count for reason, count in database.sql(DROPS[options.format], params=counted).fetchall() if count}
-    table = _with_texts(run, rows, run.read("1_tables/queries", key), negatives)
-    if not options.ids:
+    if options.concreteness:
+        rows = _with_margins(rows, ratings(run, key), options)
+    table = _with_texts(run, key, rows, negatives)
+    if not options.ids and options.format != "open-clip":
         table = table.drop_columns(_ids(rows))
     return Shard({key: table if options.file_type == "parquet" else _json_lines(table)}, drops)
 
@@ -167,7 +221,35 @@ def _positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Tab
     return positives.join(judged, ["query_id", "doc_id"])
 
 
-def _with_texts(run: Run, rows: pa.Table, queries: pa.Table, negatives: int) -> pa.Table:
+def _images(run: Run, options: Export, key: str) -> pa.Table:
+    images = run.read("1_tables/images", key)
+    if options.image_folder is None:
+        return images
+    paths = [join(str(options.image_folder), path) for path in images["image"].to_pylist()]
+    return images.set_column(1, "image", pa.array(paths, pa.string()))
+
+
+def _with_margins(rows: pa.Table, rated: pa.Table, options: Export) -> pa.Table:
+    """Add concreteness and margin of each negative, in the shape of its ids; positives have neither."""
+    name = next(name for name in ("negative_id", "negative_ids", "doc_id", "doc_ids") if name in rows.column_names)
+    ids = _array(rows[name])
+    found = _array(rated["concreteness"]).take(pc.index_in(_flat(ids), _array(rated["doc_id"])))
+    # Ratings are kept in 32 bits: without rounding 4.87 would become 4.869999885559082.
+    values = np.round(found.cast(pa.float64()).to_numpy(zero_copy_only=False), 4)
+    columns = dict(zip(RATED, (values, margins(values, options.margin_base, options.margin_slope)), strict=True))
+    label = next((label for label in ("label", "labels") if label in rows.column_names), None)
+    positive = np.zeros(len(values), bool) if label is None else _flat(_array(rows[label])).to_numpy() == 1
+    for name, numbers in columns.items():
+        column = pa.array(np.where(positive, np.nan, numbers), from_pandas=True)  # nan becomes null
+        rows = rows.append_column(name, pa.ListArray.from_arrays(_offsets(ids), column) if pa.types.is_list(ids.type) else column)
+    return rows
+
+
+def _flat(column: pa.Array) -> pa.Array:
+    return column.flatten() if pa.types.is_list(column.type) else column
+
+
+def _with_texts(run: Run, key: str, rows: pa.Table, negatives: int) -> pa.Table:
     """Put the texts that ids stand for before the ids; each document is read once.
 
     Raises:
@@ -176,7 +258,7 @@ def _with_texts(run: Run, rows: pa.Table, queries: pa.Table, negatives: int) -> 
     names = [name for name in ("positive_id", "negative_id", "negative_ids", "doc_id", "doc_ids") if name in rows.column_names]
     columns = [rows[name] if name.endswith("_id") else pc.list_flatten(rows[name]) for name in names]
     ids = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
-    corpus = Corpus(run)
+    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
     places = corpus.rows(ids.to_pylist())
     if (places < 0).any():
         raise UserError(f"document {ids[int((places < 0).argmax())].as_py()!r} is not in the corpus; make the set anew from these tables")
@@ -204,14 +286,18 @@ def _offsets(lists: pa.ListArray) -> pa.Array:
 
 
 def _fill(rows: pa.Table, anchors: Texts, documents: Texts, negatives: int) -> pa.Table:
-    columns = {"anchor": anchors.of(_array(rows["query_id"]))}
-    for name, text in (("positive_id", "positive"), ("negative_id", "negative"), ("doc_id", "text"), ("doc_ids", "texts")):
+    queries, rest = anchors.of(_array(rows["query_id"])), ("label", "labels", "scores", *RATED, *_ids(rows))
+    images = "filepath" in rows.column_names
+    columns = {"filepath": rows["filepath"], "title": queries} if images else {"anchor": queries}
+    for name, text in {"positive_id": "positive", "negative_id": "negative", "doc_id": "text", "doc_ids": "texts"}.items():
         if name in rows.column_names:
             columns[text] = documents.of(_array(rows[name]))
-    if "negative_ids" in rows.column_names:
+    if images:
+        columns["neg_caption"] = documents.of(_array(rows["negative_ids"]))
+    elif "negative_ids" in rows.column_names:
         for place in range(negatives):
             columns[f"negative_{place + 1}"] = documents.of(pc.list_element(_array(rows["negative_ids"]), place))
-    return pa.table(columns | {name: rows[name] for name in ("label", "labels", "scores", *_ids(rows)) if name in rows.column_names})
+    return pa.table(columns | {name: rows[name] for name in rest if name in rows.column_names})
 
 
 def _ids(rows: pa.Table) -> list[str]:

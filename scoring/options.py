@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from miner.options import NAME, Encoder, Options, Reranker, argument, flag
 
 Unsafe = Literal["hinge", "none"]
-Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "scored-list"]
+Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "scored-list", "open-clip"]
+MARGIN_BASE, MARGIN_SLOPE = 0.0, 0.05  # of the Cement loss: at tau .05 the most concrete word weighs e times the most abstract one
 
 
 class JudgeSimilarity(Encoder):
@@ -155,3 +156,10 @@ class Export(Options):
     )
     promoted: bool = Field(False, description="the set's promoted documents count as further positives")
     ids: bool = Field(False, description="add query_id and doc_id columns")
+    concreteness: bool = Field(
+        False,
+        description="add columns concreteness, the rating c of the word that was changed in a made negative, and margin (Cement loss)",
+    )
+    margin_base: float = Field(MARGIN_BASE, description="m0 of margin = m0 + a (c - 1) / 4, and the margin of a negative without rating")
+    margin_slope: float = Field(MARGIN_SLOPE, description="a of margin = m0 + a (c - 1) / 4, in cosine: the most concrete word's surplus")
+    image_folder: Path | None = Field(None, description="open-clip: folder to put before each image's path")

@@ -73,7 +73,7 @@ def test_a_source_or_judge_without_tables_says_what_to_do_first(tmp_path, part):
 
 def test_tables_stand_in_flow_order_with_keys_that_they_have():
     assert [table.name for table in FLOW] == [
-        "documents", "queries", "positives", "labels", "candidates", "made_documents", "judgments", "sets", "rejected",
+        "documents", "queries", "positives", "labels", "images", "candidates", "made_documents", "judgments", "sets", "rejected",
         "promoted", "metrics",
     ]  # fmt: skip
     assert all(set(table.key) <= set(table.schema.names) for table in FLOW)

@@ -1,3 +1,4 @@
+import ast
 import json
 import math
 from importlib.util import find_spec
@@ -6,13 +7,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from toy import COSINES, DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, toy_run
+from toy import COSINES, DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, Toy, table, toy_run, write_source
 
 from miner.engine import How
 from miner.errors import UserError
+from miner.ingest import ingest
+from miner.options import Captions
 from miner.store import Run, write_table
-from miner.tables import full_text
+from miner.tables import MADE, full_text
 from scoring.export import export
+from scoring.open_clip import next_of_another_image
 from scoring.options import Export, Format, Select
 from scoring.select import select
 
@@ -344,3 +348,177 @@ def test_a_set_without_promoted_documents_is_one_line(run):
     ) as caught:
         export(run, Export(name="bm25", promoted=True), HOW)
     assert "\n" not in str(caught.value) and not (run.path / "8_export").exists()
+
+
+# --- ratings and margins
+
+MADE_TEXTS = {"~a": "Gold conducts", "~b": "Waves follow the moon", "~c": "Tides follow thought", "~e": "unknown word"}
+MADE_RATINGS = {"~a": 4.87, "~b": 1.04, "~c": 5.0, "~e": None}
+FOUND_MADE = {"q1": ["~a", "d09"], "q3": ["d10"], "q4": ["~c", "d12", "~b", "~e"]}
+
+
+def write_made(run: Run, source: str, key: str, doc_ids: list[str]) -> None:
+    details = [{"old": "x", "new": "y", "old_rating": MADE_RATINGS[doc_id], "new_rating": 3.0} for doc_id in doc_ids]
+    made = [(doc_id, MADE_TEXTS[doc_id], "d01", detail) for doc_id, detail in zip(doc_ids, details, strict=True)]
+    write_table(run.path / "3_candidates" / source / "_documents" / f"{key}.parquet", table(MADE, made))
+
+
+@pytest.fixture
+def rated(tmp_path) -> Run:
+    run = toy_run(tmp_path / "rated", candidates={"substitute": FOUND_MADE}, similarity=None)
+    write_made(run, "substitute", "00000", ["~a"])
+    write_made(run, "substitute", "00001", ["~b", "~c", "~e"])
+    select(run, Select(name="s", sources=("substitute",)), HOW)
+    return run
+
+
+def margin_of(doc_id: str, m0: float = 0.0, a: float = 0.05) -> float:
+    rating = MADE_RATINGS.get(doc_id)
+    return m0 if rating is None else m0 + a * (rating - 1) / 4
+
+
+def test_triplets_carry_the_rating_and_the_margin_of_each_negative(rated):
+    options = Export(name="s", concreteness=True, ids=True, margin_base=0.01, margin_slope=0.2)
+    export(rated, options, HOW)
+    found = rows(rated, "8_export/s.triplet")
+    assert list(found[0]) == ["anchor", "positive", "negative", "concreteness", "margin", "query_id", "positive_id", "negative_id"]
+    pairs = [(query, p, n) for query in FOUND_MADE for p, n in product(GOLD[query], FOUND_MADE[query])]
+    assert [(row["query_id"], row["positive_id"], row["negative_id"]) for row in found] == pairs
+    assert [row["concreteness"] for row in found] == [MADE_RATINGS.get(n) for _, _, n in pairs]  # 4.87, not 4.869999885559082
+    assert [row["margin"] for row in found] == pytest.approx([margin_of(n, 0.01, 0.2) for _, _, n in pairs])
+    assert [row["negative"] for row in found] == [(MADE_TEXTS | TEXTS)[n] for _, _, n in pairs]
+
+
+def test_labels_carry_them_for_negatives_only(rated):
+    export(rated, Export(name="s", format="labeled-pair", concreteness=True, ids=True), HOW)
+    pairs = rows(rated, "8_export/s.labeled-pair")
+    assert len(pairs) == 8 + 7
+    for row in pairs:
+        expected = (None, None) if row["label"] else (MADE_RATINGS.get(row["doc_id"]), pytest.approx(margin_of(row["doc_id"])))
+        assert (row["concreteness"], row["margin"]) == expected
+    export(rated, Export(name="s", format="labeled-list", concreteness=True), HOW)
+    q1, q3, q4 = rows(rated, "8_export/s.labeled-list")
+    assert (q1["labels"], q1["concreteness"]) == ([1, 0, 0], [None, 4.87, None])
+    assert q1["margin"] == [None, pytest.approx(margin_of("~a")), 0.0]
+    assert (q3["concreteness"], q3["margin"]) == ([None, None], [None, 0.0])
+    assert q4["concreteness"] == [None, None, None, 5.0, None, 1.04, None]
+    assert q4["margin"] == [None, None, None, *(pytest.approx(margin_of(n)) for n in FOUND_MADE["q4"])]
+
+
+def test_n_tuples_carry_them_in_the_order_of_the_negatives(rated):
+    export(rated, Export(name="s", format="n-tuple", negatives=2, concreteness=True), HOW)
+    found = rows(rated, "8_export/s.n-tuple")
+    assert [(row["negative_1"], row["concreteness"]) for row in found] == [
+        ("Gold conducts", [4.87, None]), *[("Tides follow thought", [5.0, None])] * 3
+    ]  # fmt: skip
+    assert found[1]["margin"] == [pytest.approx(0.05), 0.0]
+
+
+@pytest.mark.parametrize("form", ["triplet", "n-tuple", "labeled-pair", "labeled-list"])
+def test_ratings_change_nothing_but_the_columns_that_they_add(rated, form):
+    n = 2 if form == "n-tuple" else None
+    export(rated, Export(name="s", format=form, negatives=n), HOW)
+    plain = rows(rated, f"8_export/s.{form}")
+    assert not {"concreteness", "margin"} & set(plain[0])
+    export(rated, Export(name="s", format=form, negatives=n, concreteness=True), How(force=True, workers=2))
+    more = rows(rated, f"8_export/s.{form}")
+    assert [{name: value for name, value in row.items() if name not in ("concreteness", "margin")} for row in more] == plain
+
+
+def test_ratings_that_are_not_there_are_one_line(run, rated):
+    with pytest.raises(UserError, match="set 'bm25' has no made negative with a rating; leave --concreteness out"):
+        export(run, Export(name="bm25", concreteness=True), HOW)
+    with pytest.raises(UserError, match="--concreteness is not for scored-list"):
+        export(rated, Export(name="s", format="scored-list", concreteness=True), HOW)
+    with pytest.raises(UserError, match="--image-folder is for open-clip, but the format is triplet"):
+        export(rated, Export(name="s", image_folder=Path("/x")), HOW)
+
+
+# --- open-clip
+
+ODD = "a \"red\" dog\tsits, 'here'\nor \r\nthere \\ \x85 \u2028 é 語"
+CAPTIONS = {  # query -> image, caption
+    "c1": ("a.jpg", ODD),
+    "c2": ("a.jpg", "a dog"),
+    "c3": ("b/é.jpg", "a cat"),
+    "c4": ("", "a hen"),
+    "c5": ("d.jpg", "a cow"),
+    "c6": ("d.jpg", "an owl"),
+}
+CAPTION_NEGATIVES = {"c1": ["c3", "~a", "c4"], "c2": ["~a", "c1"], "c3": ["~b"], "c4": ["c1"], "c6": ["c5"]}
+
+
+@pytest.fixture
+def captioned(tmp_path) -> Run:
+    run, source = Run(tmp_path / "captioned"), tmp_path / "c.jsonl"
+    lines = [{"id": query, "path": image or None, "caption": text} for query, (image, text) in CAPTIONS.items()]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ingest(run, Captions(file=str(source), image="path", shard_queries=2), HOW)
+    toy = Toy(queries=dict.fromkeys(CAPTIONS, ""), candidates={"substitute": CAPTION_NEGATIVES}, shard_queries=2)
+    write_source(run, toy, "substitute")
+    write_made(run, "substitute", "00000", ["~a"])
+    write_made(run, "substitute", "00001", ["~b"])
+    select(run, Select(name="s", sources=("substitute",)), HOW)
+    return run
+
+
+def read_tsv(file: Path) -> list[dict]:
+    """Read it as NegCLIP's trainer does."""
+    pandas = pytest.importorskip("pandas")
+    lists = {"neg_caption": ast.literal_eval, "neg_image": ast.literal_eval}
+    return pandas.read_csv(file, sep="\t", converters=lists).to_dict("records")
+
+
+def test_open_clip_has_a_row_for_every_caption_with_an_image_and_negatives(captioned):
+    manifest = export(captioned, Export(name="s", format="open-clip"), HOW)
+    text = {query: caption for query, (_, caption) in CAPTIONS.items()} | MADE_TEXTS
+    expected = [
+        {
+            "filepath": CAPTIONS[query][0],
+            "title": text[query],
+            "neg_caption": [text[n] for n in CAPTION_NEGATIVES[query]],
+            "neg_image": near,
+        }
+        for query, near in {"c1": [2], "c2": [2], "c3": [3], "c6": [0]}.items()
+    ]  # c1: c3 is a negative. c2: ~a has no image, c1 the same one. c6: c5 is not in the file. So those take the next row of another image.
+    assert read_tsv(captioned.path / "8_export/s.open-clip/train.tsv") == expected
+    assert manifest.rows == {"rows": 4}
+    assert manifest.drops == {"no_image": 1, "no_negatives": 1}
+
+
+def test_open_clip_with_ratings_and_a_folder(captioned, tmp_path):
+    options = Export(name="s", format="open-clip", concreteness=True, image_folder=Path("/images/x"), out=tmp_path / "out")
+    export(captioned, options, HOW)
+    found = read_tsv(tmp_path / "out/train.tsv")
+    assert [row["filepath"] for row in found] == ["/images/x/a.jpg", "/images/x/a.jpg", "/images/x/b/é.jpg", "/images/x/d.jpg"]
+    assert [json.loads(row["concreteness"]) for row in found] == [[None, 4.87, None], [4.87, None], [1.04], [None]]
+    assert json.loads(found[0]["margin"]) == [0, pytest.approx(margin_of("~a")), 0]
+
+
+def test_open_clip_that_was_killed_before_its_file_goes_on(captioned):
+    folder = captioned.path / "8_export/s.open-clip"
+    export(captioned, Export(name="s", format="open-clip"), HOW)
+    before = (folder / "train.tsv").read_bytes()
+    for name in ("_manifest.json", "train.tsv", "00001.parquet"):
+        (folder / name).unlink()
+    assert export(captioned, Export(name="s", format="open-clip"), How(workers=2)).resumed_shards == 2
+    assert (folder / "train.tsv").read_bytes() == before
+    assert export(captioned, Export(name="s", format="open-clip"), HOW).skipped
+
+
+def test_open_clip_needs_images_and_takes_no_other_formats_options(run, captioned):
+    with pytest.raises(UserError, match="has no images, which open-clip needs; ingest captions with --image COLUMN"):
+        export(run, Export(name="bm25", format="open-clip"), HOW)
+    with pytest.raises(UserError, match="--file-type jsonl is not for open-clip"):
+        export(captioned, Export(name="s", format="open-clip", file_type="jsonl"), HOW)
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"), [("aabca", [2, 2, 3, 4, 2]), ("ab", [1, 0]), ("abb", [1, 0, 0]), ("abaa", [1, 2, 1, 1]), ("", [])]
+)
+def test_the_next_row_of_another_image(images, expected):
+    assert next_of_another_image(images) == expected
+
+
+def test_one_image_alone_is_its_own_neighbour():
+    assert set(next_of_another_image("aaa")) <= {0, 1, 2}

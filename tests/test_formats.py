@@ -13,7 +13,7 @@ from miner.ingest import ingest
 from miner.options import Captions, Pairs
 from miner.rows import hash_id
 from miner.store import Run
-from miner.tables import POSITIVES, QUERIES
+from miner.tables import IMAGES, POSITIVES, QUERIES
 
 
 @pytest.fixture
@@ -201,6 +201,53 @@ def test_captions_without_ids_are_one_query_however_often_they_come(tmp_path, ru
     assert manifest.drops == {}
 
 
+COCO = [
+    {"id": 10, "image_id": 1, "caption": "a red house"},
+    {"id": 9, "image_id": 1, "caption": "a house"},
+    {"id": 3, "image_id": 22, "caption": "a dog"},
+    {"id": 4, "image_id": 5, "caption": "a hen"},
+]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ([{"id": 1, "file_name": "one.jpg"}, {"id": 22, "file_name": "b/22.png"}, {"id": 7}], ["one.jpg", "one.jpg", "b/22.png", None]),
+        ([], ["000000000001.jpg", "000000000001.jpg", "000000000022.jpg", "000000000005.jpg"]),
+        (None, ["000000000001.jpg", "000000000001.jpg", "000000000022.jpg", "000000000005.jpg"]),
+    ],
+)
+def test_coco_images_are_those_that_the_file_lists_or_else_named_by_number(tmp_path, run, images, expected):
+    file = tmp_path / "captions.json"
+    file.write_text(json.dumps({"annotations": COCO} | ({} if images is None else {"images": images})))
+    manifest, *_ = ingest(run, Captions(file=str(file), group="image_id", image="file_name", shard_queries=2), How())
+    found = [(str(row["id"]), image) for row, image in zip(COCO, expected, strict=True) if image]
+    assert rows(run, IMAGES) == sorted(found)
+    assert manifest.rows == {"documents": 4, "queries": 4, "positives": 6, "images": len(found)}
+    assert manifest.drops == {}  # a caption without an image is still a caption
+
+
+def test_images_of_captions_without_ids_are_those_of_their_first_line(tmp_path, run):
+    file = write_text(tmp_path / "c.csv", "caption,path\na dog,1.jpg\na cat, \na dog,2.jpg\na hen, a/é.png \n")
+    manifest, *_ = ingest(run, Captions(file=str(file), image="path", limit=2), How())
+    images = {hash_id("q", "a dog"): "1.jpg", hash_id("q", "a hen"): "a/é.png"}
+    kept = {query_id for query_id, _ in rows(run, QUERIES)}
+    assert rows(run, IMAGES) == sorted((query_id, image) for query_id, image in images.items() if query_id in kept)
+    assert manifest.rows["queries"] == 2
+    refuse(
+        Run(tmp_path / "other"),
+        Captions(file=str(file), image="file_name"),
+        'missing "file_name" (found caption, path); name it with --image',
+    )
+
+
+def test_no_image_table_without_image(tmp_path, run):
+    manifest, *_ = ingest(run, Captions(file=str(write_text(tmp_path / "c.csv", "caption,path\na dog,1.jpg\n"))), How())
+    assert "images" not in manifest.rows and not (run.path / "1_tables/images").exists()
+
+
 def test_coco_captions_of_one_image_are_each_others_positives(run, shared):
-    manifest, *_ = ingest(run, Captions(file=str(shared / "coco-captions" / "captions_val2017.json"), group="image_id"), How())
-    assert manifest.rows == {"documents": 25014, "queries": 25014, "positives": 125156}
+    manifest, *_ = ingest(
+        run, Captions(file=str(shared / "coco-captions" / "captions_val2017.json"), group="image_id", image="file_name"), How()
+    )
+    assert manifest.rows == {"documents": 25014, "queries": 25014, "positives": 125156, "images": 25014}
