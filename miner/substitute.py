@@ -45,7 +45,8 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
         done.append(find_slots(run, options, how))
         inputs[done[0].stage] = done[0].fingerprint
     stage = Stage(f"3_candidates/{options.name}", "candidates", options.record(), inputs, model=parser_fingerprint(options.spacy_model))
-    return [*done, run_stage(run, stage, lambda: partial(_make_shard, run, options), run.query_shards(), how)]
+    facts = {"searched_with": "nothing: documents are made"}  # so that nobody asks how well this source finds positives
+    return [*done, run_stage(run, stage, lambda: partial(_make_shard, run, options), run.query_shards(), how, lambda: facts)]
 
 
 def _make_shard(run: Run, options: MineSubstitute, key: str) -> Shard:

@@ -129,6 +129,8 @@ class Score(Options):
 
     sets: tuple[str, ...] = Field((), description="sets to score [default: all]", json_schema_extra={"argument": True})
     unsafe: Unsafe = Field("hinge", description="margins below zero count as zero (hinge) or as they are (none)")
+    probe: bool = Field(False, description="artefact probe: can a classifier of words alone tell negatives from originals? (.5: it cannot)")
+    probe_most: int = Field(50_000, ge=10, description="pairs of negative and original that the probe reads; of more a part is drawn")
     resamples: int = Field(1000, ge=0, description="bootstrap resamples of queries; 0 for no intervals")
     confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals")
     seed: int = Field(0, description="seed of the bootstrap")

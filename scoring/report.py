@@ -38,6 +38,7 @@ TERMS = {
     "D": "Margin: mean of s_p − s_n, how far negatives stay below the positive. Higher is safer.",
     "E": "Efficiency: harmonic mean of S and D.",
     "I": "Capacity: ln(1 + |N|).",
+    "probe": "How often a classifier of words alone tells a negative from its original: about .5 is never, above is an artefact.",
     "unsafe": "Share of (query, positive, negative) triples with s_n ≥ s_p: the model already holds the negative to be the better answer.",
     "without": "Share of queries that the recipe left without any negative.",
     "rows": "Negatives in the set, over all queries.",

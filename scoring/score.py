@@ -19,6 +19,7 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage, write_table
 from miner.tables import METRICS, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
 from scoring.options import Score
+from scoring.probing import probe_set, rows_of
 from scoring.recipe import database, judged, require_judged
 from scoring.show import need_set
 
@@ -27,6 +28,7 @@ SIMILARITY = "4_judgments/similarity"
 MATCHED = (1, 3, 5, 10, 25, 50, 100)  # sizes at which sets are compared, the first m negatives of each query
 SUMS = ("negatives", "triples", "signal", "margin")
 COLUMNS = (*SUMS, "unsafe", "empty", *(f"{name}@{size}" for size in MATCHED for name in SUMS))
+OF_SOURCES = ("resamples", "confidence", "seed")  # options that a source's measures depend on
 BIN = 0.02
 RANGES = {"s_n": 1.0, "s_p": 1.0, "margin": 2.0}  # quantity -> it lies within plus or minus this
 CHUNK = 1 << 22  # draws that are in memory at a time
@@ -117,8 +119,12 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
         sums = _read_sums(run, stage.folder)
         value, spread = _evaluate(sums, options, partial(_set_measures, sizes=_sizes(sums)))
         with_negatives = int((sums["empty"] == 0).sum())
-        write_table(run.path / FOLDER / f"set-{name}.parquet", _rows(name, value, spread, options.confidence, with_negatives))
-        return {"queries": len(sums["empty"]), "pooling": "signal over pairs, margin over triples"}
+        rows, facts = _rows(name, value, spread, options.confidence, with_negatives), dict[str, Any]()
+        if options.probe and (probe := probe_set(run, name, options.probe_most, options.seed)):
+            rows = pa.concat_tables([rows, rows_of(name, probe)])
+            facts = {"probe_telling": dict(zip(("negatives", "originals"), probe.telling, strict=True))}
+        write_table(run.path / FOLDER / f"set-{name}.parquet", rows)
+        return facts | {"queries": len(sums["empty"]), "pooling": "signal over pairs, margin over triples"}
 
     return run_stage(run, stage, lambda: partial(_sum_shard, run, name, options.unsafe == "hinge"), run.query_shards(), how, reduce)
 
@@ -268,7 +274,13 @@ def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
     """Measure a source's retrieval: candidates, positives -> ndcg@10 and recall@100, or less deep if the source is."""
     found = run.need_current(f"3_candidates/{name}", f"mine {name}")
     inputs = {"1_tables": run.tables().fingerprint, f"3_candidates/{name}": found.fingerprint}
-    stage = Stage(f"{SOURCES}/{name}", "per_query", options.model_dump(mode="json", exclude={"sets", "unsafe"}), inputs, cheap=True)
+    stage = Stage(
+        f"{SOURCES}/{name}",
+        "per_query",
+        options.model_dump(mode="json", include=set(OF_SOURCES)),
+        inputs,
+        cheap=True,
+    )
 
     def reduce() -> dict[str, Any]:
         sums = _read_sums(run, stage.folder)

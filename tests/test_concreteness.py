@@ -24,7 +24,14 @@ def lemmas(words):
 def test_the_published_example_gives_the_same_candidates_in_the_same_order(parse):
     found = words_of(parse(PUBLISHED), load_ratings())
     assert [word.surface for word in ranking(found, "concrete")] == ["broccoli", "pasta", "chicken", "plate", "mixed"]
-    assert [round(word.rating, 2) for word in ranking(found, "concrete")] == [4.87, 4.86, 4.8, 4.77, 2.93]
+    # the figure of the paper says 2.93 of "mixed"; the published norms have 3.03
+    assert [round(word.rating, 2) for word in ranking(found, "concrete")] == [
+        4.87,
+        4.86,
+        4.8,
+        4.77,
+        3.03,
+    ]  # the figure of the paper says 2.93 of "mixed"; the published norms have 3.03
     assert [word.route for word in ranking(found, "concrete")][:4] == ["O"] * 4
     drawn = {word.surface for seed in range(40) for word in pick(found, "concrete", 3, seed, "q", "d")[:1]}
     assert drawn == {"broccoli", "pasta", "chicken"}
@@ -64,7 +71,7 @@ def test_other_lexicons_and_their_faults(tmp_path):
     (tmp_path / "mine.csv").write_text("word,rating\nSea,3.5\n")
     assert load_ratings(tmp_path / "mine.csv").of("sea") == 3.5
     (tmp_path / "bad.csv").write_text("word,rating\nSea,high\n")
-    with pytest.raises(UserError, match="bad.csv"):
+    with pytest.raises(UserError, match="bad\\.csv"):
         load_ratings(tmp_path / "bad.csv")
     (tmp_path / "one.csv").write_text("word\nSea\n")
     with pytest.raises(UserError, match="expected the columns word and rating"):

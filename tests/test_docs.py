@@ -80,4 +80,5 @@ def test_help_names_every_option_with_its_default(step):
     for name, field in step.part.options.model_fields.items():
         assert flag_name(name, field) in said
         if field.default not in (None, False, ()) and not field.is_required():
-            assert "".join(f"{field.description}[default:{field.default}]".split()) in said
+            default = name if field.default is True else field.default  # a switch shows which of its two names holds
+            assert "".join(f"{field.description}[default:{default}]".split()) in said

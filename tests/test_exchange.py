@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from miner.exchange import Slots, exchange
 
-KINDS = ("text", "word", "token", "kind", "left", "right", "article")
-
 
 def slots(*rows):
     return Slots(*(np.array(column, np.int64) for column in zip(*rows, strict=True)))
@@ -44,7 +42,9 @@ def test_of_looser_partners_the_one_that_disturbs_least_is_taken():
         assert exchange(made, [[1], [0]], [frozenset()] * 3, seed).tolist() == [-1, 2, 1]
 
 
-TEXTS = st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1), st.integers(20, 22), st.integers(20, 22)), min_size=1, max_size=3), max_size=25)
+TEXTS = st.lists(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1), st.integers(20, 22), st.integers(20, 22)), min_size=1, max_size=3), max_size=25
+)
 
 
 @given(texts=TEXTS, seed=st.integers(0, 3))
