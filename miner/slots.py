@@ -27,7 +27,7 @@ from miner.random_documents import generator
 from miner.store import Manifest, Run, Shard, Stage, file_fingerprint, fingerprint, run_stage, write_table
 from miner.wordnet import WordNet, load_wordnet
 
-GIVEN_FOLDER, FORBIDS = "_given", "_forbids"
+GIVEN_FOLDER, FORBIDS = "_given", "_queries"
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 TEXT, INT = pa.string(), pa.int32()
 SLOTS = pa.schema(
@@ -47,10 +47,10 @@ def find_slots(run: Run, options: MineSubstitute, how: How) -> Manifest:
     Raises:
         UserError: there are no tables, no such parser, encoder or lexicon.
     """
+    load_ratings(options.lexicon)  # a wrong file is said before anything is parsed
     lexicon = {"lexicon": file_fingerprint(options.lexicon)} if options.lexicon else {}
     model = fingerprint([parser_fingerprint(options.spacy_model), encoder_fingerprint(_encoder(options)), lexicon])
     stage = Stage(f"2_index/{options.name}", "words", options.record(), {"1_tables": run.tables().fingerprint}, model=model)
-    load_ratings(options.lexicon)  # a wrong file is said before anything is parsed
     return run_stage(run, stage, lambda: partial(_slots_shard, run, options), run.query_shards(), how, lambda: give(run, options))
 
 

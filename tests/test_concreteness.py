@@ -5,8 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.concreteness import Ratings, load_ratings, pick, ranking, words_of
+from miner.engine import How
 from miner.errors import UserError
+from miner.options import MineSubstitute
 from miner.parsing import load_parser
+from miner.substitute import mine_substitute
 
 PUBLISHED = "a plate of pasta with some chicken and broccoli mixed in with it"
 
@@ -63,6 +66,13 @@ def test_closed_classes_count_only_where_routes_are_named(parse):
     assert not {"two", "under"} & set(lemmas(words_of(text, load_ratings())))
     assert [word.surface for word in words_of(text, load_ratings(), "A")] == ["Two", "red"]
     assert "under" in [word.surface for word in words_of(text, load_ratings(), "R")]
+
+
+def test_the_command_says_a_missing_lexicon_in_one_line(tmp_path):
+    from toy import toy_run
+
+    with pytest.raises(UserError, match="--lexicon .*none.csv does not exist"):
+        mine_substitute(toy_run(tmp_path / "run"), MineSubstitute(lexicon=tmp_path / "none.csv"), How())
 
 
 def test_other_lexicons_and_their_faults(tmp_path):
