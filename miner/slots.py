@@ -29,6 +29,7 @@ from miner.wordnet import WordNet, load_wordnet
 
 GIVEN_FOLDER, FORBIDS = "_given", "_queries"
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+PART = re.compile(r"[^\W_]+")
 TEXT, INT = pa.string(), pa.int32()
 SLOTS = pa.schema(
     [("query_id", TEXT), ("parent_id", TEXT), ("text", INT), ("start", INT), ("end", INT), ("old", TEXT), ("lemma", TEXT),
@@ -121,8 +122,8 @@ def _row(parsed: Parsed, word: Word) -> tuple[Any, ...]:
 
 
 def _words_in(texts: Sequence[str]) -> set[str]:
-    """Return all words of some texts, and all lemmas of which they may be forms."""
-    found = {word for text in texts for word in WORD.findall(text)}
+    """Return all words of some texts, the parts of hyphened and possessive ones too, and all lemmas of which they may be forms."""
+    found = {word for text in texts for pattern in (WORD, PART) for word in pattern.findall(text)}
     return {form for word in found for form in lemmas_of(word)}
 
 
