@@ -7,6 +7,7 @@ sorts after letters and digits, so that rows compare as doc_ids do here too. Wha
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from miner.corpus import Corpus
-from miner.store import Run
-from miner.tables import DOCUMENTS, MADE
+from miner.store import Run, Shard
+from miner.tables import CANDIDATES, DOCUMENTS, MADE
 
 SOURCES, FOLDER = "3_candidates", "_documents"
 
@@ -23,6 +24,38 @@ SOURCES, FOLDER = "3_candidates", "_documents"
 def made_id(text: str, parent_id: str) -> str:
     """Return the doc_id of a made document: a hash of its text and its parent."""
     return "~" + hashlib.blake2b(f"{parent_id}\x1f{text}".encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
+
+
+class Negative(NamedTuple):
+    """A made text of a query, with what `made_documents` says of it; `turn` is its number among those of the query."""
+
+    query_id: str
+    parent_id: str
+    text: str
+    detail: dict[str, Any]
+    score: float | None
+    turn: int = 0
+
+
+def made_shard(run: Run, source: str, made: Sequence[Negative], key: str) -> Shard:
+    """Return the candidates of a source that makes documents, and these documents; the same text for the same query stands once."""
+    kept, seen, rank = list[tuple[Negative, int]](), set[tuple[str, str]](), dict[str, int]()
+    for negative in made:
+        if (negative.query_id, negative.text) not in seen:
+            seen.add((negative.query_id, negative.text))
+            rank[negative.query_id] = rank.get(negative.query_id, 0) + 1
+            kept.append((negative, rank[negative.query_id]))
+    documents = {made_id(one.text, one.parent_id): one for one, _ in kept}
+    rows = [(one.query_id, made_id(one.text, one.parent_id), source, place, one.score, one.parent_id) for one, place in kept]
+    listed = [(doc_id, documents[doc_id].text, documents[doc_id].parent_id, documents[doc_id].detail) for doc_id in sorted(documents)]
+    queries = run.read("1_tables/queries", key)["query_id"].to_pylist()
+    missing = {"nothing_made": len(queries) - len(rank)} if len(rank) < len(queries) else {}
+    return Shard({f"{FOLDER}/{key}": _table(listed, MADE.schema), key: _table(rows, CANDIDATES.schema)}, missing)
+
+
+def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
 def made_documents(run: Run, key: str) -> pa.Table:

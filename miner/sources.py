@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from miner.options import MineBm25, MineCrossEncoder, MineDense, MineRandom, MineSubstitute, Options
+from miner.options import MineBm25, MineCrossEncoder, MineDense, MineGenerate, MineRandom, MineSubstitute, Options
 
 
 class Part(NamedTuple):
@@ -27,5 +27,6 @@ SOURCES = {
     "dense": Part(MineDense, "miner.dense:mine_dense"),
     "random": Part(MineRandom, "miner.random_documents:mine_random"),
     "substitute": Part(MineSubstitute, "miner.substitute:mine_substitute"),
+    "generate": Part(MineGenerate, "miner.generate:mine_generate"),
     "cross-encoder": Part(MineCrossEncoder, "miner.rerank:mine_cross_encoder"),  # last: a plan is in this order, and it reads other sources
 }

@@ -369,9 +369,11 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def fingerprint(value: Any) -> str:
-    """Return 16 hex digits that stand for a JSON value."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(), digest_size=8).hexdigest()
+def fingerprint(value: Any, size: int = 8) -> str:
+    """Return 2 * size hex digits that stand for a JSON value."""
+    return hashlib.blake2b(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"), digest_size=size
+    ).hexdigest()
 
 
 def file_fingerprint(path: Path) -> str:

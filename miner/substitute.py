@@ -1,37 +1,33 @@
 """positives + chosen words -> made documents and candidates: negatives in which one word, or the place of two phrases, is changed.
 
 Words are picked and given out by `miner.slots`; here they are put into the texts. The other rewriter, `swap`, needs no words: two phrases
-of one kind exchange places within a text ("a man on a horse", "a horse on a man").
+of one kind exchange places within a text ("a man on a horse", "a horse on a man"). With rewriter `llm` a language model is told the word
+that was picked, and finds the other one itself.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import Any
 
 from miner.concreteness import Word
-from miner.edits import put
+from miner.edits import lemmas_of, put
 from miner.engine import How
-from miner.made import FOLDER, made_id
+from miner.generate import Task, facts, one_process, written_shard
+from miner.llm import Door
+from miner.made import Negative, made_shard
+from miner.neighbours import PARTS
 from miner.options import MineSubstitute
 from miner.parsing import load_parser, parser_fingerprint
-from miner.slots import GIVEN_FOLDER, asked_of, find_slots
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.prompt_files import load_prompt
+from miner.slots import GIVEN_FOLDER, asked_of, find_slots, words_in
+from miner.store import Manifest, Run, Shard, Stage, fingerprint, run_stage
 from miner.swap import swap
-from miner.tables import CANDIDATES, MADE
+from miner.verify import Guard, change_of
+from miner.wordnet import load_wordnet
 
+KINDS = {"O": "object", "A": "attribute", "R": "relation"}
 EFFECT = "change"  # what a substitution does to the meaning: the text speaks of another thing, attribute or relation
-
-
-class Negative(NamedTuple):
-    """A made text of a query, with what `made_documents` says of it."""
-
-    query_id: str
-    parent_id: str
-    text: str
-    detail: dict[str, Any]
-    score: float | None
 
 
 def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifest]:
@@ -41,33 +37,56 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
         UserError: there are no tables, no such parser, encoder or lexicon.
     """
     inputs, done = {"1_tables": run.tables().fingerprint}, list[Manifest]()
-    if options.rewriter == "lexical":
+    door = Door(run, options) if options.rewriter == "llm" else None
+    if options.rewriter != "swap":
         done.append(find_slots(run, options, how))
         inputs[done[0].stage] = done[0].fingerprint
-    stage = Stage(f"3_candidates/{options.name}", "candidates", options.record(), inputs, model=parser_fingerprint(options.spacy_model))
-    facts = {"searched_with": "nothing: documents are made"}  # so that nobody asks how well this source finds positives
-    return [*done, run_stage(run, stage, lambda: partial(_make_shard, run, options), run.query_shards(), how, lambda: facts)]
+    parser = parser_fingerprint(options.spacy_model)
+    model = parser if door is None else fingerprint([parser, door.model, load_prompt("rewrite").title])
+    stage = Stage(f"3_candidates/{options.name}", "candidates", options.record(), inputs, model=model)
+    plain = {"searched_with": "nothing: documents are made"}  # so that nobody asks how well this source finds positives
+    then = partial(facts, run, options, load_prompt("rewrite")) if door else lambda: plain
+    how = one_process(how) if door else how
+    return [*done, run_stage(run, stage, lambda: partial(_make_shard, run, options, door), run.query_shards(), how, then)]
 
 
-def _make_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
+def _make_shard(run: Run, options: MineSubstitute, door: Door | None, key: str) -> Shard:
+    if door is not None:
+        prompt = load_prompt("rewrite")
+        return written_shard(run, options, door, prompt, list(_tasks(run, options, key)), key)
     made = list(_substituted(run, options, key) if options.rewriter == "lexical" else _swapped(run, options, key))
-    kept, seen, rank = list[tuple[Negative, int]](), set[tuple[str, str]](), dict[str, int]()
-    for negative in made:
-        if (negative.query_id, negative.text) not in seen:
-            seen.add((negative.query_id, negative.text))
-            rank[negative.query_id] = rank.get(negative.query_id, 0) + 1
-            kept.append((negative, rank[negative.query_id]))
-    documents = {made_id(one.text, one.parent_id): one for one, _ in kept}
-    rows = [(one.query_id, made_id(one.text, one.parent_id), options.name, place, one.score, one.parent_id) for one, place in kept]
-    listed = [(doc_id, documents[doc_id].text, documents[doc_id].parent_id, documents[doc_id].detail) for doc_id in sorted(documents)]
-    queries = run.read("1_tables/queries", key)["query_id"].to_pylist()
-    missing = {"nothing_to_change": len(queries) - len(rank)} if len(rank) < len(queries) else {}
-    return Shard({f"{FOLDER}/{key}": _table(listed, MADE.schema), key: _table(rows, CANDIDATES.schema)}, missing)
+    return made_shard(run, options.name, made, key)
 
 
-def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
+def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
+    """Ask a language model for another word in place of the first that was picked of each text."""
+    slots, asked = run.read(f"2_index/{options.name}", key).to_pylist(), dict(asked_of(run, key, options.k))
+    queries = dict(zip(*(run.read("1_tables/queries", key)[name].to_pylist() for name in ("query_id", "text")), strict=True))
+    turns, seen = Counter[str](), set[int]()
+    for slot in slots:
+        if slot["text"] in seen:
+            continue
+        seen.add(slot["text"])
+        what = asked[slot["query_id"]]
+        text = what.texts[what.parents.index(slot["parent_id"])]
+        fields = {"text": text, "kind": KINDS[slot["route"]], "word": slot["old"]}
+        check = partial(_checked, text, slot, words_in(what.guarded))
+        guard = Guard(text, queries[slot["query_id"]], what.guarded)
+        yield Task(slot["query_id"], slot["parent_id"], turns[slot["query_id"]], fields, guard, check, slot["rating"])
+        turns[slot["query_id"]] += 1
+
+
+def _checked(original: str, slot: dict[str, Any], forbidden: set[str], text: str) -> tuple[str | None, dict[str, Any]]:
+    """Return what is wrong with a rewritten text, and what is said of it: one word was to change, into none that WordNet ties to it."""
+    made = change_of(original, text, slot["start"], slot["end"], forbidden)
+    reason, lemmas = made.reason, sorted(lemmas_of(made.new))
+    if reason is None and any(load_wordnet().related(slot["lemma"], lemma, PARTS.get(slot["pos"], slot["pos"])) for lemma in lemmas):
+        reason = "related_word"
+    detail = {
+        "span": f"{slot['start']}:{slot['end']}", "old": slot["old"], "new": made.new, "old_lemma": slot["lemma"],
+        "old_rating": slot["rating"], "route": slot["route"],
+    }  # fmt: skip
+    return reason, detail
 
 
 def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:

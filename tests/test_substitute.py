@@ -75,7 +75,7 @@ def test_one_word_is_changed_and_told(captions, encoder):
     words, manifest = substitute(run, encoder)
     texts = {text for group in IMAGES.values() for text in group}
     found = rows(run, "3_candidates/substitute", "query_id", "source", "rank", "parent_id", "doc_id")
-    assert manifest.rows["candidates"] == len(found) and len(found) + manifest.drops.get("nothing_to_change", 0) == 16
+    assert manifest.rows["candidates"] == len(found) and len(found) + manifest.drops.get("nothing_made", 0) == 16
     assert len(found) >= 14 and {rank for _, _, rank, _, _ in found} == {1}
     parents = {row["doc_id"]: row["text"] for key in run.query_shards() for row in Shelf(run, key).shard("00000").to_pylist()}
     for row in all_made(run):
