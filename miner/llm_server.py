@@ -8,6 +8,9 @@ from json import loads
 from typing import Any
 from urllib.parse import urlsplit
 
+import openai
+from httpx2 import AsyncByteStream
+
 from miner.errors import UserError
 from miner.llm import Answer, Budget, Done, Request
 from miner.options import Llm
@@ -115,7 +118,6 @@ class Server:
         Raises:
             UserError: no other request will fare better.
         """
-        import openai
 
         cause: BaseException | None = error
         while cause is not None:
@@ -140,7 +142,6 @@ class Server:
         raise error
 
     async def _token(self, client: Any, word: str) -> int:
-        import openai
 
         url = self.url.removesuffix("/v1") + "/tokenize"
         try:
@@ -149,9 +150,7 @@ class Server:
             raise UserError(f"{url} does not say what tokens {word!r} is ({error}); judge llm needs a server of vLLM") from error
         ids = said["tokens"]
         if len(ids) != 1:
-            raise UserError(
-                f"{word!r} is {len(ids)} tokens for {self.name}; the judge needs answers of one token: give a prompt with others"
-            )
+            raise UserError(f"{word!r} is {len(ids)} tokens for {self.name}; judge llm needs answers of one token: see --prompt")
         return int(ids[0])
 
 
@@ -161,7 +160,6 @@ def served_model(options: Llm) -> str:
     Raises:
         UserError: the server is not there, or has no such model.
     """
-    import openai
 
     url = base_url(options.server or "")
 
@@ -181,13 +179,11 @@ def served_model(options: Llm) -> str:
 
 
 def _client(options: Llm) -> Any:
-    import openai
-    from openai import DefaultAsyncHttpxClient
 
     async def bound(response: Any) -> None:
         response.stream = _Bounded(response.stream)
 
-    http = DefaultAsyncHttpxClient(event_hooks={"response": [bound]})
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [bound]})
     return openai.AsyncOpenAI(
         base_url=base_url(options.server or ""),
         api_key=os.environ.get(KEY) or "none",
@@ -197,7 +193,7 @@ def _client(options: Llm) -> Any:
     )
 
 
-class _Bounded:
+class _Bounded(AsyncByteStream):
     """The body of an answer, read up to `LARGEST` bytes as they come over the wire."""
 
     def __init__(self, stream: Any):

@@ -174,12 +174,9 @@ class MineCrossEncoder(Reranker):
     name: str = Field("cross-encoder", description="name of the source", pattern=NAME)
 
 
-class Llm(Options):
-    """A large language model: vLLM in this process, or a server that speaks OpenAI's protocol, such as `vllm serve`."""
+class Asking(Options):
+    """How a large language model is asked: vLLM in this process, or a server that speaks OpenAI's protocol, such as `vllm serve`."""
 
-    llm: str | None = Field(
-        None, description="hub id or local path of a model for vLLM; with --server, its name there [default there: the first it serves]"
-    )
     server: str | None = Field(
         None, description="URL such as http://localhost:8000/v1; a key comes from OPENAI_API_KEY alone", json_schema_extra=FREE
     )
@@ -197,6 +194,14 @@ class Llm(Options):
         None, ge=1, description="tokens of this call, prompts and answers; then it stops, to be resumed", json_schema_extra=FREE
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
+class Llm(Asking):
+    """A large language model."""
+
+    llm: str | None = Field(
+        None, description="hub id or local path of a model for vLLM; with --server, its name there [default there: the first it serves]"
+    )
 
 
 class Generator(Llm):
@@ -228,6 +233,7 @@ class MineSubstitute(Generator):
     rewriter: Literal["lexical", "swap", "llm"] = Field(
         "lexical", description="lexical: another word of the same kind; swap: two phrases change places; llm: an LLM changes the word"
     )
+    prompt: str = Field("rewrite", description="rewriter llm: rewrite, or a file of your own (.toml) that names text, kind and word")
     pick: Literal["concrete", "abstract", "uniform"] = Field("concrete", description="which words are changed, by their ratings")
     top: int = Field(3, ge=1, description="words of a text that are candidates, the most concrete (or abstract)")
     route: str | None = Field(

@@ -51,15 +51,9 @@ def find_slots(run: Run, options: MineSubstitute, how: How) -> Manifest:
     load_ratings(options.lexicon)  # a wrong file is said before anything is parsed
     lexicon = {"lexicon": file_fingerprint(options.lexicon)} if options.lexicon else {}
     model = fingerprint([parser_fingerprint(options.spacy_model), encoder_fingerprint(_encoder(options)), lexicon])
+    then = partial(give, run, options) if options.rewriter == "lexical" else dict[str, Any]
     stage = Stage(f"2_index/{options.name}", "words", options.record(), {"1_tables": run.tables().fingerprint}, model=model)
-    return run_stage(
-        run,
-        stage,
-        lambda: partial(_slots_shard, run, options),
-        run.query_shards(),
-        how,
-        lambda: give(run, options) if options.rewriter == "lexical" else {},
-    )
+    return run_stage(run, stage, lambda: partial(_slots_shard, run, options), run.query_shards(), how, then)
 
 
 def _encoder(options: MineSubstitute) -> Encoder:

@@ -19,9 +19,9 @@ from miner.made import Negative, made_shard
 from miner.neighbours import PARTS
 from miner.options import MineSubstitute
 from miner.parsing import load_parser, parser_fingerprint
-from miner.prompt_files import load_prompt
+from miner.prompt_files import load_prompt, prompt_path
 from miner.slots import GIVEN_FOLDER, asked_of, find_slots, words_in
-from miner.store import Manifest, Run, Shard, Stage, fingerprint, run_stage
+from miner.store import Manifest, Run, Shard, Stage, file_fingerprint, fingerprint, run_stage
 from miner.swap import swap
 from miner.verify import Guard, change_of
 from miner.wordnet import load_wordnet
@@ -42,18 +42,17 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
         done.append(find_slots(run, options, how))
         inputs[done[0].stage] = done[0].fingerprint
     parser = parser_fingerprint(options.spacy_model)
-    model = parser if door is None else fingerprint([parser, door.model, load_prompt("rewrite").title])
+    model = parser if door is None else fingerprint([parser, door.model, file_fingerprint(prompt_path(options.prompt))])
     stage = Stage(f"3_candidates/{options.name}", "candidates", options.record(), inputs, model=model)
     plain = {"searched_with": "nothing: documents are made"}  # so that nobody asks how well this source finds positives
-    then = partial(facts, run, options, load_prompt("rewrite")) if door else lambda: plain
+    then = partial(facts, run, options, load_prompt(options.prompt)) if door else lambda: plain
     how = one_process(how) if door else how
     return [*done, run_stage(run, stage, lambda: partial(_make_shard, run, options, door), run.query_shards(), how, then)]
 
 
 def _make_shard(run: Run, options: MineSubstitute, door: Door | None, key: str) -> Shard:
     if door is not None:
-        prompt = load_prompt("rewrite")
-        return written_shard(run, options, door, prompt, list(_tasks(run, options, key)), key)
+        return written_shard(run, options, door, load_prompt(options.prompt), list(_tasks(run, options, key)), key)
     made = list(_substituted(run, options, key) if options.rewriter == "lexical" else _swapped(run, options, key))
     return made_shard(run, options.name, made, key)
 

@@ -49,8 +49,11 @@ def read_text(answer: Answer, prompt: Prompt) -> Found:
         pass
     if held is None or not Draft202012Validator(prompt.json_schema).is_valid(held) or not isinstance(held.get(prompt.output), str):
         refused = REFUSAL.search(raw) is not None
+        raw = raw.encode("utf-8", "replace").decode()
         return Found(raw, "refusal" if refused else "truncated" if answer.finish == "length" else "not_schema")
     text = unescape(held[prompt.output]).strip()
+    if not text.isascii() and text.encode("utf-8", "replace").decode() != text:  # half a character, which JSON can say and no file can hold
+        return Found("", "not_schema")
     return Found(text, "empty" if not any(map(str.isalnum, text)) else "refusal" if REFUSAL.search(text) else None)
 
 

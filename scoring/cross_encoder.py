@@ -24,10 +24,7 @@ from miner.rerank import known_scores, scores_of
 from miner.store import Manifest, Run, Shard, Stage, fingerprint, run_stage
 from miner.tables import JUDGMENTS
 from scoring.options import JudgeCrossEncoder
-from scoring.pairs import in_order, judged_sources, judgments
-
-OVER_BUDGET = "over_budget"
-UNRANKED = 2**31  # added to the ranks of sources that give no scores: a random document was never retrieved, whatever its rank
+from scoring.pairs import OVER_BUDGET, best_of_each, best_ranks, check_name, in_order, judged_sources, judgments
 
 
 def judge_cross_encoder(run: Run, options: JudgeCrossEncoder, how: How) -> Manifest:
@@ -57,12 +54,7 @@ def _folder(options: JudgeCrossEncoder) -> str:
 
 
 def _check(options: JudgeCrossEncoder) -> None:
-    from scoring.judges import JUDGES
-
-    if "." in options.name:
-        raise UserError(f"--name {options.name!r} holds a dot, which parts a judge from its side scores; take a name without")
-    if options.name in JUDGES and options.name != JudgeCrossEncoder.model_fields["name"].default:
-        raise UserError(f"--name {options.name} is the name of another judge; take one that is none of {', '.join(JUDGES)}")
+    check_name(options.name, JudgeCrossEncoder)
     if options.first and options.max_pairs_per_query is None:
         raise UserError(f"--first {options.first} chooses what is within a budget; give one with --max-pairs-per-query, or leave it out")
 
@@ -96,36 +88,15 @@ def _judge_shard(run: Run, options: JudgeCrossEncoder, sources: list[str], key: 
     strong, *cheap = rerankers(options)
     parts, within = [], np.ones(len(pairs.row), bool)
     if options.max_pairs_per_query is not None:
-        order = _best_ranks(run, pairs, sources, key)
+        order = best_ranks(run, pairs, sources, key)
         for first in cheap:
             score = scores_of(pairs, texts, first, before.scores(first, f"{options.name}.first", pairs))
             parts.append(judgments(pairs, f"{options.name}.first", score))
             order = -score.astype(np.float64)
         positive = np.isin(pairs.codes, positives[0] * len(corpus) + positives[1])
-        within = positive | _best_of_each(pairs, np.where(positive, np.inf, order), options.max_pairs_per_query)
+        within = positive | best_of_each(pairs, np.where(positive, np.inf, order), options.max_pairs_per_query)
     score, chosen = np.full(len(within), np.nan, np.float32), pairs.take(within)
     score[within] = scores_of(chosen, texts, strong, before.scores(strong, options.name, chosen))
     reason = pa.array(np.full(len(within), OVER_BUDGET), mask=within)
     over = int((~within).sum())
     return Shard({key: in_order(*parts, judgments(pairs, options.name, score, reason=reason))}, {OVER_BUDGET: over} if over else {})
-
-
-def _best_ranks(run: Run, pairs: Pairs, sources: list[str], key: str) -> np.ndarray:
-    """Return the best retrieval rank (p,) float64 of each pair over all sources; those of sources without scores come after all others."""
-    ranks = np.full(len(pairs.row), np.inf)
-    for source in sources:
-        table = run.read(f"{SOURCES}{source}", key)
-        query, row = positive_rows(pairs.corpus, pairs.query_ids, table)
-        place = np.searchsorted(pairs.codes, query * len(pairs.corpus) + row)
-        unranked = table["score"].is_null().to_numpy()
-        np.minimum.at(ranks, place, table["rank"].to_numpy() + np.where(unranked, float(UNRANKED), 0.0))
-    return ranks
-
-
-def _best_of_each(pairs: Pairs, order: np.ndarray, most: int) -> np.ndarray:
-    """Return a mask (p,) of the `most` pairs of each query with the least finite `order`, ties by doc_id."""
-    ranked = np.lexsort((pairs.row, order, pairs.query))
-    counts = np.bincount(pairs.query)
-    out = np.zeros(len(order), bool)
-    out[ranked] = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts) < most
-    return out & np.isfinite(order)

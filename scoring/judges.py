@@ -4,11 +4,12 @@ A judge is one file with a plain function (run, options, how) -> Manifest, its o
 """
 
 from miner.sources import Part
-from scoring.options import JudgeCrossEncoder, JudgeDuplicates, JudgeOverlap, JudgeSimilarity
+from scoring.options import JudgeCrossEncoder, JudgeDuplicates, JudgeLlm, JudgeOverlap, JudgeSimilarity
 
 JUDGES = {
     "similarity": Part(JudgeSimilarity, "scoring.similarity:judge_similarity"),
     "cross-encoder": Part(JudgeCrossEncoder, "scoring.cross_encoder:judge_cross_encoder"),
+    "llm": Part(JudgeLlm, "scoring.llm:judge_llm"),
     "duplicates": Part(JudgeDuplicates, "scoring.duplicates:judge_duplicates"),
     "overlap": Part(JudgeOverlap, "scoring.overlap:judge_overlap"),
 }

@@ -1,8 +1,8 @@
 """candidates, positives + language model -> judgments: p(yes) that a document answers its query.
 
-p = e^yes / (e^yes + e^no), from the log-probabilities that the model gives to the two words themselves as the answer's first token, averaged
-over several wordings of the question. Rows of judge "llm" (or the name that is given) hold it for every candidate and positive; those of
-"llm.flips" the share of wordings that say the contrary of the mean; with several models "llm.first" holds what the first one said.
+p = e^yes / (e^yes + e^no), from the log-probabilities that the model gives to the two words themselves as the first token of an answer,
+averaged over several wordings of the question. Rows of judge "llm" (or the name that is given) hold it for every candidate and positive;
+those of "llm.flips" the share of wordings that say the contrary of the mean; with several models "llm.first" is what the first one said.
 """
 
 from collections import Counter

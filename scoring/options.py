@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
-from miner.options import NAME, Encoder, Options, Reranker, argument, flag
+from miner.options import NAME, Asking, Encoder, Options, Reranker, argument, flag
 
 Unsafe = Literal["hinge", "none"]
 Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "scored-list", "open-clip"]
@@ -26,6 +26,25 @@ class JudgeCrossEncoder(Reranker):
     )
     first: str | None = Field(
         None, description="a cheap reranker, whose best candidates are within the budget [default: those of the best retrieval ranks]"
+    )
+
+
+class JudgeLlm(Asking):
+    """What a language model says: p(yes) that a document answers its query, from the log-probabilities of yes and no."""
+
+    name: str = Field("llm", description="name of the judge, for more than one; no dot", pattern=NAME)
+    llm: tuple[str, ...] = Field(
+        (),
+        description="hub id or local path for vLLM, or with --server a name there; repeat, cheap first: each further one is asked about "
+        "what the one before is not sure of [default with --server: the first it serves]",
+    )
+    prompt: str = Field("judge", description="the question in several wordings: judge, or a file of your own (.toml)")
+    votes: int = Field(3, ge=1, description="wordings that are asked; p(yes) is their mean")
+    drop_at: float = Field(0.5, ge=0, le=1, description="p(yes) from which the verdict is drop")
+    promote_at: float = Field(0.9, ge=0, le=1, description="p(yes) from which the verdict is promote")
+    sure: float = Field(0.1, ge=0, lt=0.5, description="of several models: one is sure where p(yes) is at most this, or at least 1 - this")
+    max_pairs_per_query: int | None = Field(
+        None, ge=1, description="candidates of a query that are judged, by best rank, positives on top [default: all]"
     )
 
 

@@ -8,11 +8,16 @@ import numpy as np
 import pyarrow as pa
 
 from miner.engine import How
-from miner.options import MineRandom
+from miner.errors import UserError
+from miner.exact import positive_rows
+from miner.options import MineRandom, Options
 from miner.pairs import SOURCES, Pairs
 from miner.random_documents import mine_random
 from miner.store import Run
 from miner.tables import JUDGMENTS, conform
+
+OVER_BUDGET = "over_budget"
+UNRANKED = 2**31  # added to the ranks of sources that give no scores: a random document was never retrieved, whatever its rank
 
 
 def judged_sources(run: Run, how: How) -> tuple[list[str], dict[str, str]]:
@@ -69,3 +74,42 @@ def only_new(run: Run, folder: str, key: str, pairs: Pairs) -> tuple[Pairs, pa.T
 def in_order(*parts: pa.Table) -> pa.Table:
     """Return judgments in order of query, document and judge."""
     return pa.concat_tables(parts).sort_by([("query_id", "ascending"), ("doc_id", "ascending"), ("judge", "ascending")])
+
+
+def best_ranks(run: Run, pairs: Pairs, sources: list[str], key: str) -> np.ndarray:
+    """Return the best retrieval rank (p,) float64 of each pair over all sources; those of sources without scores come after all others."""
+    ranks = np.full(len(pairs.row), np.inf)
+    for source in sources:
+        table = run.read(f"{SOURCES}{source}", key)
+        query, row = positive_rows(pairs.corpus, pairs.query_ids, table)
+        place = np.searchsorted(pairs.codes, query * len(pairs.corpus) + row)
+        unranked = table["score"].is_null().to_numpy()
+        np.minimum.at(ranks, place, table["rank"].to_numpy() + np.where(unranked, float(UNRANKED), 0.0))
+    return ranks
+
+
+def best_of_each(pairs: Pairs, order: np.ndarray, most: int) -> np.ndarray:
+    """Return a mask (p,) of the `most` pairs of each query with the least finite `order`, ties by doc_id."""
+    ranked = np.lexsort((pairs.row, order, pairs.query))
+    counts = np.bincount(pairs.query)
+    out = np.zeros(len(order), bool)
+    out[ranked] = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts) < most
+    return out & np.isfinite(order)
+
+
+def check_name(name: str, kind: type[Options]) -> None:
+    """Refuse a name for a judge that would be taken for another's.
+
+    Args:
+        name: as given.
+        kind: the judge's options, whose default name it may have.
+
+    Raises:
+        UserError: it holds a dot, or is another judge's.
+    """
+    from scoring.judges import JUDGES
+
+    if "." in name:
+        raise UserError(f"--name {name!r} holds a dot, which parts a judge from its side scores; take a name without")
+    if name in JUDGES and name != kind.model_fields["name"].default:
+        raise UserError(f"--name {name} is the name of another judge; take one that is none of {', '.join(JUDGES)}")

@@ -264,7 +264,8 @@ def rules(recipe: Recipe, percentile: dict[str, float]) -> list[Rule]:
     ranks = {"min_rank": ("<", options.min_rank), "max_rank": (">", options.max_rank)}
     near = " ".join(f"WHEN '{reason}' THEN {_number(value)}" for reason, value in (recipe.protects or {"": 0.0}).items())
     verdicts = [
-        Rule(f"coalesce(r_{place}, 'drop') || ':{judge}'", f"v_{place} = 'drop'", f"s_{place}") for place, judge in enumerate(recipe.judges)
+        Rule(f"coalesce(r_{place}, 'drop') || ':{judge}'", f"v_{place} IN ('drop', 'promote')", f"s_{place}")
+        for place, judge in enumerate(recipe.judges)
     ]
     return [
         Rule("'positive'", "is_positive"),

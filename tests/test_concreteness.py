@@ -71,7 +71,7 @@ def test_closed_classes_count_only_where_routes_are_named(parse):
 def test_the_command_says_a_missing_lexicon_in_one_line(tmp_path):
     from toy import toy_run
 
-    with pytest.raises(UserError, match="--lexicon .*none.csv does not exist"):
+    with pytest.raises(UserError, match=r"--lexicon .*none.csv does not exist"):
         mine_substitute(toy_run(tmp_path / "run"), MineSubstitute(lexicon=tmp_path / "none.csv"), How())
 
 

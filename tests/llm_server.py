@@ -1,0 +1,161 @@
+"""A server that speaks as much of OpenAI's protocol as the client asks for, on loopback over real HTTP, with faults by order.
+
+Answers depend on the payload alone. `faults` maps a part of the last message to what goes wrong with it, one fault a time it is asked;
+after the last of them it is answered. One in `refuse` payloads is answered by a refusal, always.
+"""
+
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+WORDS = [
+    "copper",
+    "honey",
+    "glass",
+    "tides",
+    "moon",
+    "lamps",
+    "metal",
+    "current",
+    "dance",
+    "hive",
+    "river",
+    "stone",
+    "cloud",
+    "paper",
+    "engine",
+    "garden",
+    "winter",
+    "market",
+    "bridge",
+    "signal",
+    "window",
+    "harbour",
+    "letter",
+    "forest",
+    "kettle",
+    "mirror",
+    "ladder",
+    "pocket",
+    "saddle",
+    "timber",
+    "velvet",
+    "whistle",
+    "anchor",
+    "basket",
+    "candle",
+    "feather",
+    "hammer",
+    "island",
+]
+HUGE = 50 * 2**20
+
+
+def words_of(payload, count=5):
+    digest = hashlib.blake2b(json.dumps(payload, sort_keys=True).encode(), digest_size=count).digest()
+    return "there was a " + " and the ".join(WORDS[byte % len(WORDS)] for byte in digest)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def send(self, status, body, headers=()):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(data))), *headers):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self):
+        self.send(200, {"object": "list", "data": [{"id": "tiny", "object": "model", "created": 0, "owned_by": "tests"}]})
+
+    def do_POST(self):
+        at = self.server
+        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        user = payload["messages"][-1]["content"]
+        key = json.dumps(payload, sort_keys=True)
+        with at.lock:
+            at.open += 1
+            at.most_open = max(at.most_open, at.open)
+            planned = next((faults for part, faults in at.faults.items() if part in user), [])
+            refused = at.refuse and hashlib.blake2b(key.encode(), digest_size=1).digest()[0] % at.refuse == 0
+            fault = "refusal" if refused else "ok"
+            fault = planned[at.asked[user]] if at.asked[user] < len(planned) else fault
+            at.asked[user] += 1
+            at.received.append((key, fault))
+            at.keys.append(self.headers.get("Authorization"))
+        try:
+            self.answer(payload, fault)
+            with at.lock:
+                at.finished += fault in ("ok", "refusal")
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+        finally:
+            with at.lock:
+                at.open -= 1
+
+    def answer(self, payload, fault):
+        time.sleep(self.server.delay)
+        text = words_of(payload)
+        if fault in ("429", "500", "400", "401"):
+            self.send(int(fault), {"error": {"message": f"as ordered: {fault}"}}, [("Retry-After", "0.05")] if fault == "429" else [])
+        elif fault == "stall":
+            time.sleep(1.5)
+            self.close_connection = True
+        elif fault == "cut":
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "5000")
+            self.end_headers()
+            self.wfile.write(b'{"choices": [{"mess')
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        elif fault == "half":
+            self.send(200, b'{"choices": [{"message": {"content": "ab')
+        elif fault == "huge":
+            self.send(200, self.completion("x" * HUGE))
+        else:
+            said = {
+                "refusal": json.dumps({"text": "I'm sorry, but I cannot help with that."}),
+                "empty": "", "prose": "Sure! Here it is.", "quote": '{"text": "unbalanced}', 
+                "chatty": "Here: " + json.dumps({"text": text}),
+                "copy": json.dumps({"text": payload["messages"][-1]["content"].split("<passage>")[-1].split("</passage>")[0]}),
+            }.get(fault, json.dumps({"text": text}))  # fmt: skip
+            self.send(200, self.completion(said))
+
+    def completion(self, text):
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        return {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice], "usage": usage}
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads, request_queue_size = True, 64
+
+    def handle_error(self, request, client_address):
+        pass  # a client that was killed
+
+
+@contextmanager
+def llm_server(faults=None, delay=0.0, refuse=0):
+    """Serve; the server's `received`, `finished` and `most_open` say what came."""
+    server = Server(("127.0.0.1", 0), Handler)
+    server.lock, server.delay, server.faults, server.refuse = threading.Lock(), delay, faults or {}, refuse
+    server.asked, server.received, server.finished, server.open, server.most_open, server.keys = Counter(), [], 0, 0, 0, []
+    server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
