@@ -1,7 +1,7 @@
 """Generation: quarry's batching against one request at a time, against all at once through a server, and against vLLM's own figure.
 
-`.venv-vllm/bin/python bench/generation.py` (after `make test-vllm`) takes about 6 minutes on two cores, with a tiny random Llama made on the
-spot; `--llm MODEL` takes a real one, on a device if there is one. The result goes to bench/results/generation.json.
+`.venv-vllm/bin/python bench/generation.py` (after `make test-vllm`) takes about 6 minutes on two cores, with a tiny random Llama made on
+the spot; `--llm MODEL` takes a real one, on a device if there is one. The result goes to bench/results/generation.json.
 """
 
 import argparse

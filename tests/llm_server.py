@@ -61,6 +61,16 @@ def words_of(payload, count=5):
     return "there was a " + " and the ".join(WORDS[byte % len(WORDS)] for byte in digest)
 
 
+def logprobs_of(payload):
+    """What the two labels get: the first -1, the second by the last message and the model."""
+    first, second = payload["logprob_token_ids"]
+    return {first: -1.0, second: -1.0 - logit(payload["model"], payload["messages"][-1]["content"])}
+
+
+def logit(model, user):
+    return hashlib.blake2b(f"{model} {user}".encode(), digest_size=1).digest()[0] / 16 - 8
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -76,11 +86,16 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self):
-        self.send(200, {"object": "list", "data": [{"id": "tiny", "object": "model", "created": 0, "owned_by": "tests"}]})
+        self.send(
+            200,
+            {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tests"} for name in ("tiny", "large")]},
+        )
 
     def do_POST(self):
         at = self.server
         payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("/tokenize"):
+            return self.send(200, {"tokens": at.tokens.get(payload["prompt"], [1, 2])})
         user = payload["messages"][-1]["content"]
         key = json.dumps(payload, sort_keys=True)
         with at.lock:
@@ -124,6 +139,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, b'{"choices": [{"message": {"content": "ab')
         elif fault == "huge":
             self.send(200, self.completion("x" * HUGE))
+        elif payload.get("logprobs"):
+            self.send(200, self.completion("Yes", logprobs_of(payload)))
         else:
             said = {
                 "refusal": json.dumps({"text": "I'm sorry, but I cannot help with that."}),
@@ -133,8 +150,11 @@ class Handler(BaseHTTPRequestHandler):
             }.get(fault, json.dumps({"text": text}))  # fmt: skip
             self.send(200, self.completion(said))
 
-    def completion(self, text):
+    def completion(self, text, logprobs=None):
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        if logprobs:
+            said = [{"token": f"token_id:{token}", "logprob": value, "bytes": None} for token, value in logprobs.items()]
+            choice["logprobs"] = {"content": [{"token": "Yes", "logprob": -1.0, "bytes": None, "top_logprobs": said}]}
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
         return {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice], "usage": usage}
 
@@ -151,6 +171,7 @@ def llm_server(faults=None, delay=0.0, refuse=0):
     """Serve; the server's `received`, `finished` and `most_open` say what came."""
     server = Server(("127.0.0.1", 0), Handler)
     server.lock, server.delay, server.faults, server.refuse = threading.Lock(), delay, faults or {}, refuse
+    server.tokens = {"Yes": [7], "No": [8]}
     server.asked, server.received, server.finished, server.open, server.most_open, server.keys = Counter(), [], 0, 0, 0, []
     server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     threading.Thread(target=server.serve_forever, daemon=True).start()

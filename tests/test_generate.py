@@ -116,7 +116,7 @@ def test_mistakes_are_one_line(tmp_path, options, said):
 def test_another_model_than_the_server_has_and_a_wrong_key(tmp_path):
     run = toy_run(tmp_path / "run")
     with llm_server({"": ["401"] * 99}) as server:
-        with pytest.raises(UserError, match=r"has no model big \(found tiny\)"):
+        with pytest.raises(UserError, match=r"has no model big \(found tiny, large\)"):
             generate(run, server, llm="big")
         with pytest.raises(UserError, match="answers 401 for model 'tiny'"):
             generate(run, server)

@@ -1,4 +1,4 @@
-"""The same prompts through quarry's engine in blocks, one by one, through a server with bounded and unbounded concurrency, and vLLM alone."""
+"""The same prompts through quarry's engine, one by one, through a server with bounded and with unbounded concurrency, and vLLM alone."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def measure(ceilings: dict[str, float], llm: str, prompts: int, tiny: bool) -> d
     for name, side in sides.items():
         side["tokens_per_second"] = round(speed[name], 1)
     return {
-        "what": f"{prompts} prompts of {len(SHARED)} shared characters and their own, {TOKENS} tokens each; {'tiny random Llama' if tiny else llm}",
+        "what": f"{prompts} prompts that share {len(SHARED)} characters, {TOKENS} tokens each, {'tiny random Llama' if tiny else llm}",
         "sides": sides,
         "targets": [
             target("of vLLM's own throughput", speed["quarry, in process"] / speed["vLLM's generate, in process"], at_least=0.95),
