@@ -28,6 +28,7 @@ INGEST: dict[str, type[mining.Options]] = {
     "pairs": mining.Pairs,
     "trec": mining.Trec,
     "captions": mining.Captions,
+    "pseudo-queries": mining.PseudoQueries,
     "stdlib": mining.Stdlib,
 }
 INDEXES = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from miner.errors import UserError
-from miner.options import Beir, Captions, Pairs
+from miner.options import Beir, Captions, Pairs, PseudoQueries
 from miner.readers import Bad, Input, Records, find_input, lines, records
 from miner.rows import Build, Item, Reading, Reject, Row, build_rows, filled, first_of, hash_id, identifier, is_null, raw, text_of, title_of
 
@@ -131,11 +131,12 @@ def pairs(options: Pairs) -> Reading:
     if options.corpus:
         corpus = find_input(options.corpus, options.split)
         inputs[options.corpus] = corpus.fingerprint()
-        rows = chain(_corpus(corpus, options), rows)
+        rows = chain(corpus_rows(corpus, options), rows)
     return Reading(inputs, rows)
 
 
-def _corpus(file: Input, options: Pairs) -> Iterator[Row]:
+def corpus_rows(file: Input, options: Pairs | PseudoQueries) -> Iterator[Row]:
+    """Documents of a file whose columns the options name -> rows."""
     needs = {options.corpus_text: "--corpus-text"} | ({options.corpus_id: "--corpus-id"} if options.corpus_id else {})
     names = (options.corpus_id,) if options.corpus_id else ("_id", "id", "doc_id")
 

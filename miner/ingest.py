@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from miner.engine import Advance, How
 from miner.errors import UserError
 from miner.formats import beir, captions, pairs
-from miner.options import Beir, Captions, Pairs, Stdlib, Trec
+from miner.options import Beir, Captions, Pairs, PseudoQueries, Stdlib, Trec
+from miner.pseudo_queries import pseudo_queries
 from miner.rows import LONGEST_RAW, Reading
 from miner.staging import Staging, open_staging
 from miner.stdlib import read_stdlib
@@ -27,7 +28,7 @@ from miner.store import PLAN, Manifest, Run, Stage, Stopwatch, atomic, begin, fi
 from miner.tables import DOCUMENTS, IMAGES, LABELS, POSITIVES, QUERIES, Table, conform
 from miner.trec import find_runs, ingest_run, trec
 
-Options: TypeAlias = Beir | Pairs | Trec | Captions | Stdlib
+Options: TypeAlias = Beir | Pairs | Trec | Captions | Stdlib | PseudoQueries
 FOLDER, STAGING = "1_tables", "_staging"
 
 
@@ -47,7 +48,7 @@ def ingest(run: Run, options: Options, how: How) -> list[Manifest]:
             and were made from something else.
     """
     runs = find_runs(options.run_file) if isinstance(options, Trec) else []
-    reading = _read(options)
+    reading = _read(run, options)
     name = type(options).__name__.lower()
     record = {key: value for key, value in options.record().items() if key != "run_file"}  # runs may be added later
     stage = Stage(FOLDER, "documents", {"format": name, **record}, reading.inputs)
@@ -55,7 +56,7 @@ def ingest(run: Run, options: Options, how: How) -> list[Manifest]:
     return [manifest, *(ingest_run(run, source, how) for source in runs)]
 
 
-def _read(options: Options) -> Reading:
+def _read(run: Run, options: Options) -> Reading:
     match options:
         case Beir():
             return beir(options)
@@ -65,6 +66,8 @@ def _read(options: Options) -> Reading:
             return trec(options)
         case Captions():
             return captions(options)
+        case PseudoQueries():
+            return pseudo_queries(run, options)
         case Stdlib():
             return read_stdlib()
 

@@ -91,6 +91,61 @@ class Stdlib(Ingest):
     """Python's own standard library: first docstring sentence -> source without that docstring."""
 
 
+class Asking(Options):
+    """How a large language model is asked: vLLM in this process, or a server that speaks OpenAI's protocol, such as `vllm serve`."""
+
+    server: str | None = Field(
+        None, description="URL such as http://localhost:8000/v1; a key comes from OPENAI_API_KEY alone", json_schema_extra=FREE
+    )
+    llm_option: tuple[str, ...] = Field(
+        (), description="KEY=VALUE for vLLM in this process, such as max_model_len=8192 or tensor_parallel_size=2; repeat for more"
+    )
+    max_words: int = Field(400, ge=1, description="words of a document that the model is shown")
+    concurrency: int = Field(64, ge=1, description="requests that a server has at once", json_schema_extra=FREE)
+    timeout: float = Field(120.0, gt=0, description="seconds that a server may take for one answer", json_schema_extra=FREE)
+    attempts: int = Field(
+        5, ge=1, description="times that a request is sent when a server is busy, fails or drops it", json_schema_extra=FREE
+    )
+    max_requests: int | None = Field(None, ge=1, description="requests of this call; then it stops, to be resumed", json_schema_extra=FREE)
+    max_tokens_total: int | None = Field(
+        None, ge=1, description="tokens of this call, prompts and answers; then it stops, to be resumed", json_schema_extra=FREE
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
+class Llm(Asking):
+    """A large language model."""
+
+    llm: str | None = Field(
+        None, description="hub id or local path of a model for vLLM; with --server, its name there [default there: the first it serves]"
+    )
+
+
+class Generator(Llm):
+    """How texts are generated and verified."""
+
+    temperature: float = Field(0.8, ge=0, description="of sampling; 0 takes the likeliest token")
+    top_p: float = Field(0.95, gt=0, le=1, description="of sampling")
+    max_tokens: int = Field(256, ge=1, description="tokens of an answer")
+    retries: int = Field(2, ge=0, description="times that a text is asked for again when it fails a check")
+    checker: str | None = Field(
+        None, description="cross-encoder; a text that it scores as high as the query's lowest positive answers the query and is left out"
+    )
+    seed: int = Field(0, description="seed of choices and of the model; each depends on it and on ids alone")
+
+
+class PseudoQueries(Generator, Ingest):
+    """A corpus without queries: a language model writes queries that its documents answer."""
+
+    corpus: str = argument(description="the documents: jsonl, csv, tsv, parquet (.gz may follow), or hf:NAME")
+    corpus_text: str = Field("text", description="column with the text")
+    corpus_id: str | None = Field(None, description="column with the id (default: _id, id or doc_id if there, else a hash)")
+    sample: int | None = Field(None, ge=1, description="documents that get queries, drawn by seed [default: all]")
+    k: int = flag("-k", 1, ge=1, description="queries per document")
+    prompt: str = Field("pseudo-query", description="pseudo-query, or a file of your own (.toml) that names document")
+    split: str = Field("train", description="split of hf:NAME")
+
+
 class IndexBm25(Options):
     """BM25 index: which words stand in which document, how often. What a word weighs is decided when it is searched."""
 
@@ -172,49 +227,6 @@ class MineCrossEncoder(Reranker):
     )
     k: int = flag("-k", 50, ge=1, description="candidates per query; positives that are found come on top")
     name: str = Field("cross-encoder", description="name of the source", pattern=NAME)
-
-
-class Asking(Options):
-    """How a large language model is asked: vLLM in this process, or a server that speaks OpenAI's protocol, such as `vllm serve`."""
-
-    server: str | None = Field(
-        None, description="URL such as http://localhost:8000/v1; a key comes from OPENAI_API_KEY alone", json_schema_extra=FREE
-    )
-    llm_option: tuple[str, ...] = Field(
-        (), description="KEY=VALUE for vLLM in this process, such as max_model_len=8192 or tensor_parallel_size=2; repeat for more"
-    )
-    max_words: int = Field(400, ge=1, description="words of a document that the model is shown")
-    concurrency: int = Field(64, ge=1, description="requests that a server has at once", json_schema_extra=FREE)
-    timeout: float = Field(120.0, gt=0, description="seconds that a server may take for one answer", json_schema_extra=FREE)
-    attempts: int = Field(
-        5, ge=1, description="times that a request is sent when a server is busy, fails or drops it", json_schema_extra=FREE
-    )
-    max_requests: int | None = Field(None, ge=1, description="requests of this call; then it stops, to be resumed", json_schema_extra=FREE)
-    max_tokens_total: int | None = Field(
-        None, ge=1, description="tokens of this call, prompts and answers; then it stops, to be resumed", json_schema_extra=FREE
-    )
-    trust_remote_code: bool = Field(False, description="run code that comes with the model")
-
-
-class Llm(Asking):
-    """A large language model."""
-
-    llm: str | None = Field(
-        None, description="hub id or local path of a model for vLLM; with --server, its name there [default there: the first it serves]"
-    )
-
-
-class Generator(Llm):
-    """How texts are generated and verified."""
-
-    temperature: float = Field(0.8, ge=0, description="of sampling; 0 takes the likeliest token")
-    top_p: float = Field(0.95, gt=0, le=1, description="of sampling")
-    max_tokens: int = Field(256, ge=1, description="tokens of an answer")
-    retries: int = Field(2, ge=0, description="times that a text is asked for again when it fails a check")
-    checker: str | None = Field(
-        None, description="cross-encoder; a text that it scores as high as the query's lowest positive answers the query and is left out"
-    )
-    seed: int = Field(0, description="seed of choices and of the model; each depends on it and on ids alone")
 
 
 class MineGenerate(Generator):

@@ -17,8 +17,9 @@ from miner import llm_server as client
 from miner.engine import How
 from miner.errors import UserError
 from miner.generate import mine_generate
+from miner.ingest import ingest
 from miner.llm import FILE
-from miner.options import MineGenerate
+from miner.options import MineGenerate, PseudoQueries
 from miner.store import Run
 
 FAST = {"timeout": 0.7, "concurrency": 4}
@@ -182,6 +183,45 @@ def test_a_real_cross_encoder_checks(tmp_path, reranker):
     with llm_server() as server:
         manifest = generate(run, server, checker=reranker, retries=0)
     assert manifest.rows["candidates"] + manifest.drops.get("answers_query", 0) == 5
+
+
+def corpus_file(tmp_path, count=12):
+    file = tmp_path / "corpus.jsonl"
+    documents = [{"_id": f"d{n:02d}", "title": "T", "text": " ".join(words_of(n, 9).split())} for n in range(count)]
+    file.write_text("".join(json.dumps(document) + "\n" for document in [*documents, documents[0]]) + "not json\n")
+    return file
+
+
+def test_a_corpus_without_queries_gets_them(tmp_path):
+    run = Run(tmp_path / "run")
+    with llm_server({documents_text(3): ["refusal"] * 9}) as server:
+        options = PseudoQueries(corpus=str(corpus_file(tmp_path)), server=server.url, k=2, shard_queries=10, **FAST)
+        manifest = ingest(run, options, How())[0]
+        asked = len(server.received)
+        assert asked == 2 * 11 + 2 * 3
+        ingest(run, options, How(force=True))
+        assert len(server.received) == asked
+    assert manifest.rows["queries"] == 22 == manifest.rows["positives"] and manifest.rows["documents"] == 12
+    assert manifest.drops["refusal"] == 2 and manifest.drops["duplicate_id"] == 1
+    positives = rows(run, "1_tables/positives", "doc_id")
+    assert Counter(doc_id for (doc_id,) in positives) == {f"d{n:02d}": 2 for n in range(12) if n != 3}
+    sent = json.loads(server.received[0][0])["messages"]
+    assert "search queries" in sent[0]["content"] and sent[1]["content"].startswith("<passage>T there was a ")
+
+
+def documents_text(number):
+    return " ".join(words_of(number, 9).split())
+
+
+def test_a_sample_of_documents_is_drawn_by_seed(tmp_path):
+    chosen = []
+    with llm_server() as server:
+        for seed in (0, 0, 1):
+            options = PseudoQueries(corpus=str(corpus_file(tmp_path)), server=server.url, sample=5, seed=seed, **FAST)
+            run = Run(tmp_path / f"run{len(chosen)}")
+            assert ingest(run, options, How())[0].rows["documents"] == 12
+            chosen.append({doc_id for (doc_id,) in rows(run, "1_tables/positives", "doc_id")})
+    assert chosen[0] == chosen[1] != chosen[2] and {len(found) for found in chosen} == {5}
 
 
 @pytest.mark.slow

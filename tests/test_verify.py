@@ -103,13 +103,13 @@ def test_borders_are_escaped_in_values_and_not_in_the_template(border):
     assert border not in inside and inside.startswith("a < b ") and "{{ 7 * 7 }}" in inside
 
 
-@pytest.mark.parametrize("name", ["hard-negative", "violate-one", "contradict", "rewrite"])
+@pytest.mark.parametrize("name", ["hard-negative", "violate-one", "contradict", "rewrite", "pseudo-query"])
 def test_examples_of_the_prompts_pass_their_own_checks(name):
     prompt = load_prompt(name)
     assert prompt.examples
     for example in prompt.examples:
         found = read_text(Answer(example["answer"]), prompt)
-        original = example.get("positive") or example["text"]
+        original = example.get("positive") or example.get("document") or example["text"]
         assert found.reason is None and fault(found.text, Guard(original, example.get("query", ""), []), prompt) is None
         assert example["answer"] in prompt.opening()
     if name == "rewrite":
