@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from miner.engine import How
 from miner.llm import Answer, Door, Request
@@ -17,6 +18,7 @@ from miner.options import Generator, MineGenerate, Reranker
 from miner.prompt_files import Prompt, load_prompt, prompt_path, render, shorten
 from miner.slots import asked_of
 from miner.store import Manifest, Run, Shard, Stage, file_fingerprint, fingerprint, run_stage
+from miner.tables import from_rows
 from miner.verify import Guard, fault, read_text
 
 FAILED = "_failed"
@@ -96,14 +98,12 @@ def written_shard(run: Run, options: Any, door: Door, prompt: Prompt, tasks: Seq
     """Have the texts of a shard written and verified; return it with what failed beside it."""
     answered = partial(_answered, run, options.checker, key) if options.checker else None
     made, failures = write(door, prompt, tasks, options, answered)
-    columns = list(zip(*failures, strict=True)) or [()] * len(FAILURES)
-    table = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, FAILURES, strict=True)], FAILURES)
     kept = {(negative.query_id, negative.parent_id, negative.turn) for negative in made}
     last = {failure[:3]: failure[4] for failure in failures}  # of a task; its earlier faults are in the table
     drops = Counter(reason for task, reason in last.items() if task not in kept)
     without = len(run.read("1_tables/queries", key)) - len({task.query_id for task in tasks})
     drops.update({"nothing_to_change": without} if without else {})
-    return Shard({f"{FAILED}/{key}": table, **made_shard(run, options.name, made, key).files}, drops)
+    return Shard({f"{FAILED}/{key}": from_rows(failures, FAILURES), **made_shard(run, options.name, made, key).files}, drops)
 
 
 def write(
@@ -126,10 +126,8 @@ def write(
     todo, made = list(range(len(tasks))), dict[str, list[str]]()
     details = {"prompt": prompt.title, "model": llm_name(options), "meaning_effect": prompt.meaning_effect}
     for attempt in range(options.retries + 1):
-        requests = [request_of(prompt, tasks[place], attempt, options) for place in todo]
-        read = [
-            _judged(tasks[place], answer, prompt, made) for place, answer in zip(todo, door.ask(requests) if requests else [], strict=True)
-        ]
+        answers = door.ask([request_of(prompt, tasks[place], attempt, options) for place in todo]) if todo else []
+        read = [_judged(tasks[place], answer, prompt, made) for place, answer in zip(todo, answers, strict=True)]
         passed = [number for number, (_, reason, _) in enumerate(read) if reason is None]
         if answered and passed:
             says = answered([tasks[todo[number]] for number in passed], [read[number][0] for number in passed])
@@ -142,8 +140,6 @@ def write(
             else:
                 failures.append((task.query_id, task.parent_id, task.turn, attempt, reason, text[:SHOWN]))
         todo = [place for place, (_, reason, _) in zip(todo, read, strict=True) if reason is not None and reason not in FINAL]
-        if not todo:
-            break
     return [found[place] for place in sorted(found)], sorted(failures, key=lambda row: row[:4])
 
 
@@ -175,18 +171,24 @@ def request_of(prompt: Prompt, task: Task, attempt: int, options: Generator) -> 
 
 def _answered(run: Run, checker: str, key: str, tasks: Sequence[Task], texts: Sequence[str]) -> np.ndarray:
     """Return which texts a cross-encoder scores at least as high as the lowest positive of their query (n,) bool."""
-    score, shelf = load_reranker(Reranker(reranker=checker)), Shelf(run, key)
-    positives: dict[str, list[str]] = {task.query_id: [] for task in tasks}
-    table = run.read("1_tables/positives", key)
-    rows = [(query_id, doc_id) for query_id, doc_id in zip(*(table[name].to_pylist() for name in ("query_id", "doc_id")), strict=True)
-            if query_id in positives]  # fmt: skip
-    for (query_id, _), text in zip(rows, shelf.texts(shelf.rows([doc_id for _, doc_id in rows])), strict=True):
-        positives[query_id].append(text)
+    positives = _positive_texts(run, key, {task.query_id for task in tasks})
     pairs = [(task.guard.query, text) for task, text in zip(tasks, texts, strict=True)]
     pairs += [(task.guard.query, text) for task in tasks for text in positives[task.query_id]]
     queries, documents = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
-    places = [{text: place for place, text in enumerate(column)} for column in (queries, documents)]
-    scores = score(queries, documents, np.array([places[0][q] for q, _ in pairs]), np.array([places[1][d] for _, d in pairs]))
+    query, document = ({text: place for place, text in enumerate(column)} for column in (queries, documents))
+    places = np.array([(query[asked], document[text]) for asked, text in pairs])
+    scores = load_reranker(Reranker(reranker=checker))(queries, documents, places[:, 0], places[:, 1])
     ends = len(texts) + np.cumsum([len(positives[task.query_id]) for task in tasks])
-    lowest = [scores[end - len(positives[task.query_id]) : end].min(initial=np.inf) for end, task in zip(ends, tasks, strict=True)]
+    lowest = [found.min(initial=np.inf) for found in np.split(scores[: ends[-1]], [len(texts), *ends[:-1]])[1:]]
     return scores[: len(texts)] >= np.array(lowest)
+
+
+def _positive_texts(run: Run, key: str, query_ids: set[str]) -> dict[str, list[str]]:
+    """Return the texts of all positives of some queries of a shard."""
+    shelf, found = Shelf(run, key), {query_id: list[str]() for query_id in query_ids}
+    table = run.read("1_tables/positives", key)
+    table = table.filter(pc.is_in(table["query_id"], pa.array(sorted(query_ids))))
+    texts = shelf.texts(shelf.rows(table["doc_id"].to_pylist()))
+    for query_id, text in zip(table["query_id"].to_pylist(), texts, strict=True):
+        found[query_id].append(text)
+    return found

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from miner.corpus import Corpus
 from miner.store import Run, Shard
-from miner.tables import CANDIDATES, DOCUMENTS, MADE
+from miner.tables import CANDIDATES, DOCUMENTS, MADE, from_rows
 
 SOURCES, FOLDER = "3_candidates", "_documents"
 
@@ -50,12 +50,7 @@ def made_shard(run: Run, source: str, made: Sequence[Negative], key: str) -> Sha
     listed = [(doc_id, documents[doc_id].text, documents[doc_id].parent_id, documents[doc_id].detail) for doc_id in sorted(documents)]
     queries = run.read("1_tables/queries", key)["query_id"].to_pylist()
     missing = {"nothing_made": len(queries) - len(rank)} if len(rank) < len(queries) else {}
-    return Shard({f"{FOLDER}/{key}": _table(listed, MADE.schema), key: _table(rows, CANDIDATES.schema)}, missing)
-
-
-def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
+    return Shard({f"{FOLDER}/{key}": from_rows(listed, MADE.schema), key: from_rows(rows, CANDIDATES.schema)}, missing)
 
 
 def made_documents(run: Run, key: str) -> pa.Table:

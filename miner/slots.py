@@ -25,6 +25,7 @@ from miner.options import Encoder, MineSubstitute
 from miner.parsing import Parsed, load_parser, parser_fingerprint
 from miner.random_documents import generator
 from miner.store import Manifest, Run, Shard, Stage, file_fingerprint, fingerprint, run_stage, write_table
+from miner.tables import from_rows
 from miner.wordnet import WordNet, load_wordnet
 
 GIVEN_FOLDER, FORBIDS = "_given", "_queries"
@@ -104,10 +105,8 @@ def _slots_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
             chosen = pick(found, options.pick, options.top * ways, options.seed, query_id, parent)[way::ways]
             rows += [(query_id, parent, number, *_row(parsed[text], word)) for word in chosen]
             number += 1
-    columns = list(zip(*rows, strict=True)) or [()] * len(SLOTS)
-    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, SLOTS, strict=True)], SLOTS)
     words = pa.table({"query_id": [query for query, _ in forbids], "words": pa.array([list(w) for _, w in forbids], pa.list_(TEXT))})
-    return Shard({f"{FORBIDS}/{key}": words, key: table})
+    return Shard({f"{FORBIDS}/{key}": words, key: from_rows(rows, SLOTS)})
 
 
 def _row(parsed: Parsed, word: Word) -> tuple[Any, ...]:
@@ -178,9 +177,7 @@ def give(run: Run, options: MineSubstitute) -> dict[str, Any]:
         low, high = found.starts[number], found.starts[number + 1]
         rows = [(slot - low, new, vocabulary.words[word].lemma, vocabulary.ratings[word], swapped)
                 for slot, (word, new, swapped) in sorted(given.items()) if low <= slot < high]  # fmt: skip
-        columns = list(zip(*rows, strict=True)) or [()] * len(GIVEN)
-        table = pa.table([pa.array(column, field.type) for column, field in zip(columns, GIVEN, strict=True)], GIVEN)
-        write_table(run.path / "2_index" / options.name / GIVEN_FOLDER / f"{key}.parquet", table)
+        write_table(run.path / "2_index" / options.name / GIVEN_FOLDER / f"{key}.parquet", from_rows(rows, GIVEN))
     return {"kind": "words", "texts": len(found.forbids), "exchanged": exchanged, "from_vocabulary": len(given) - exchanged,
             "vocabulary": len(vocabulary.words)}  # fmt: skip
 

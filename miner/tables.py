@@ -3,7 +3,8 @@
 Schemas are declared, never inferred. `score` is comparable only within a source, `rank` starts at 1, ties are broken by doc_id.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -76,6 +77,12 @@ def conform(table: pa.Table, to: Table) -> pa.Table:
         return table.select(to.schema.names).cast(to.schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise UserError(f"table {to.name}: {error}; expected {to.schema.to_string(show_field_metadata=False)!r}") from error
+
+
+def from_rows(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table with exactly the columns and types of a schema."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
 def full_text(title: str | None, text: str | None) -> str:
