@@ -20,7 +20,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llm", help="a model, in place of the tiny one")
-    parser.add_argument("--prompts", type=int, default=256, help="requests")
+    parser.add_argument("--prompts", type=int, default=1024, help="requests")
     parser.add_argument("--out", type=Path, default=RESULT, help="result file")
     options = parser.parse_args()
     limits = run_side(ceilings)

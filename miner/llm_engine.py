@@ -44,9 +44,12 @@ class Engine:
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for summaries
         try:
             from vllm import LLM
+            from vllm.platforms import current_platform
         except ImportError as error:
             raise UserError(f"--llm without --server needs vLLM ({error}): pip install 'quarry-negatives[vllm]'") from error
         plain = {"dtype": "auto", "seed": 0, "enable_prefix_caching": True, "load_format": "safetensors"}
+        if current_platform.is_cpu():  # there a seeded request whose prompt is split over steps ends the engine (seen in vLLM 0.32)
+            plain["enable_chunked_prefill"] = False
         try:
             self.llm = LLM(model=str(folder), trust_remote_code=trust_remote_code, **(plain | engine_options(options)))
         except (ValueError, OSError, TypeError) as error:

@@ -189,6 +189,26 @@ def test_substitute_with_the_llm_rewriter(server, tmp_path):
     assert all(detail["new"] and detail["new"] != detail["old"] and detail["route"] == "O" for detail in details)
 
 
+def test_the_engine_takes_many_long_seeded_requests_at_once(llama):
+    """More tokens than one step takes: on a CPU vLLM ends when a seeded prompt is split over steps, so none may be."""
+    from miner.llm import Budget, Request
+    from miner.llm_engine import Engine
+
+    engine, answers = Engine(llama, ["dtype=float32", "enforce_eager=true", "max_model_len=2048"], False), {}
+    long = [Request("s " * 300, f"{'u' * 400} {place}", "p@1", temperature=0.8, max_tokens=8, seed=place % 2) for place in range(40)]
+    asked = [*long, long[0], Request("s", "x" * 3000, "p@1", max_tokens=8), Request("s", "u", "p@1", labels=("Yes", "No"))]
+    try:
+        engine.generate(asked, answers.__setitem__, Budget(None, None))
+        assert sorted(answers) == list(range(43))
+        assert answers[41].error == "too_long" and len(answers[42].scores) == 2 and answers[42].text == ""
+        assert answers[0].text == answers[40].text and len({answers[place].text for place in range(40)}) > 20
+        answers.clear()
+        engine.generate(asked[:10], answers.__setitem__, Budget(3, None))
+        assert sorted(answers) == [0, 1, 2]
+    finally:
+        engine.close()
+
+
 def test_a_cheap_model_first_and_a_budget(llama, server, tmp_path):
     run = toy_run(tmp_path / "run")
     done = subprocess.run(

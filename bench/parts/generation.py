@@ -16,7 +16,7 @@ from sides import run_side, target
 TOKENS = 64  # of each answer; the end of the text is ignored nowhere, a random model seldom ends
 SHARED = "You write hard negatives for training a search engine. " * 8
 PLAIN = ("max_model_len=2048",)
-TINY = (*PLAIN, "dtype=float32", "enforce_eager=true")
+TINY = (*PLAIN, "dtype=float32", "enforce_eager=true", "enable_chunked_prefill=false")  # on a CPU: see miner/llm_engine.py
 ONE_BY_ONE = 32  # requests of the slow side
 
 
@@ -161,7 +161,7 @@ def served(llm: str, engine: tuple[str, ...]) -> Iterator[str]:
 
 def _flag(name: str, value: str) -> list[str]:
     flag = "--" + name.replace("_", "-")
-    return [flag] if value == "true" else [flag, value]
+    return {"true": [flag], "false": [flag.replace("--", "--no-", 1)]}.get(value, [flag, value])
 
 
 def through_server(url: str, prompts: int, concurrency: int = 64) -> dict[str, Any]:
