@@ -101,7 +101,7 @@ class Asking(Options):
         (), description="KEY=VALUE for vLLM in this process, such as max_model_len=8192 or tensor_parallel_size=2; repeat for more"
     )
     max_words: int = Field(400, ge=1, description="words of a document that the model is shown")
-    concurrency: int = Field(64, ge=1, description="requests that a server has at once", json_schema_extra=FREE)
+    concurrency: int = Field(256, ge=1, description="requests that a server has at once", json_schema_extra=FREE)
     timeout: float = Field(120.0, gt=0, description="seconds that a server may take for one answer", json_schema_extra=FREE)
     attempts: int = Field(
         5, ge=1, description="times that a request is sent when a server is busy, fails or drops it", json_schema_extra=FREE

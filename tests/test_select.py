@@ -559,7 +559,7 @@ def test_a_drop_by_a_judge_of_the_recipe_counts_and_that_of_another_does_not(jud
     make(judges, "bm25", max_score="llm=1")
     assert why(judges)["q1", "d08"] == ("answers:llm", None, None)
     assert why(judges)["q2", "d08"] == ("drop:llm", 0.25, None)
-    assert why(judges)["q1", "d11"] == ("no_score:llm", None, None)  # "promote" is but a word where nothing is to be promoted
+    assert why(judges)["q1", "d11"] == ("drop:llm", None, None)  # a likely positive is no negative, though nothing is to be promoted
     assert why(judges)["q4", "d05"] == ("positive", None, None)
     assert make(judges, "bm25", name="free")["q1"][0] == "d08"  # llm is not in the recipe
 

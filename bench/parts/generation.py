@@ -105,16 +105,12 @@ def _timed_one(engine: Any, request: Any) -> dict[str, Any]:
 
 
 def bare(llm: str, engine: list[str], prompts: int) -> dict[str, Any]:
-    """Do what `vllm bench throughput` times: LLM.generate of all prompts, already tokens, with their sampling."""
+    """Do what `vllm bench throughput` times: LLM.generate of all prompts as text, with their sampling."""
     from vllm import SamplingParams
 
     loaded, requests = _engine(llm, engine), _requests(prompts + 2)
-    ids = [
-        loaded.tokenizer.apply_chat_template(request.messages(), add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
-        for request in requests
-    ]
+    given = [loaded.tokenizer.apply_chat_template(request.messages(), add_generation_prompt=True, tokenize=False) for request in requests]
     sampling = [SamplingParams(temperature=0.8, max_tokens=TOKENS, seed=request.seed) for request in requests]
-    given = [{"prompt_token_ids": tokens} for tokens in ids]
     loaded.llm.generate(given[:2], sampling[:2], use_tqdm=False)
     start = time.perf_counter()
     outputs = loaded.llm.generate(given[2:], sampling[2:], use_tqdm=False)
@@ -164,7 +160,7 @@ def _flag(name: str, value: str) -> list[str]:
     return {"true": [flag], "false": [flag.replace("--", "--no-", 1)]}.get(value, [flag, value])
 
 
-def through_server(url: str, prompts: int, concurrency: int = 64) -> dict[str, Any]:
+def through_server(url: str, prompts: int, concurrency: int = 256) -> dict[str, Any]:
     """Send them through quarry's client."""
     from miner.llm_server import Server, served_model
     from miner.options import Llm
