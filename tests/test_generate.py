@@ -226,7 +226,7 @@ def test_a_sample_of_documents_is_drawn_by_seed(tmp_path):
 
 @pytest.mark.slow
 def test_killed_twenty_times_it_is_byte_identical_and_asks_for_nothing_twice(tmp_path):
-    count = 150
+    count = 250
     documents = {f"d{n:03d}": ("", " ".join(words_of(n).split()[:9])) for n in range(count)}
     toy = {
         "documents": documents, "queries": {f"q{n:03d}": f"what of {words_of(n + 1000, 3)}" for n in range(count)},
