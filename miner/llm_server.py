@@ -86,7 +86,6 @@ class Server:
         for attempt in range(self.options.attempts):
             if not budget.admit():
                 return None
-            failed, wait = Answer(error="connection"), 0.0
             try:
                 async with asyncio.timeout(self.options.timeout):
                     return _read(await client.chat.completions.create(**self._payload(request, labels)), labels)

@@ -82,18 +82,17 @@ def _tables(run: Run, options: JudgeLlm) -> list[pa.Table]:
 
 def _asked(
     run: Run, options: JudgeLlm, doors: Sequence[Door], prompt: JudgePrompt, sources: list[str], key: str
-) -> tuple[Pairs, np.ndarray, list[np.ndarray], list[str]]:
-    """Return all pairs of a shard, which of them are candidates within the budget or positives, votes of each model, and errors.
+) -> tuple[Pairs, np.ndarray, np.ndarray, list[np.ndarray], list[str]]:
+    """Return all pairs of a shard, which are positives, which are asked about (positives and what is within the budget), votes, and errors.
 
-    Votes are (p, votes) float64 of p(yes), nan where a model was not asked or gave no answer.
+    Votes are for each model (p, votes) float64 of p(yes), nan where a model was not asked or gave no answer.
     """
     corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
     query_ids, texts = queries["query_id"].to_pylist(), queries["text"].to_pylist()
     positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
     pairs = candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
-    within = np.ones(len(pairs.row), bool)
+    positive, within = np.isin(pairs.codes, positives[0] * len(corpus) + positives[1]), np.ones(len(pairs.row), bool)
     if options.max_pairs_per_query is not None:
-        positive = np.isin(pairs.codes, positives[0] * len(corpus) + positives[1])
         ranks = np.where(positive, np.inf, best_ranks(run, pairs, sources, key))
         within = positive | best_of_each(pairs, ranks, options.max_pairs_per_query)
     errors, said, open_ = [""] * len(within), list[np.ndarray](), within.copy()
@@ -101,7 +100,7 @@ def _asked(
         said.append(_votes(door, prompt, options, pairs, texts, open_, errors))
         mean = said[-1].mean(axis=1)
         open_ = open_ & ~np.isnan(mean) & (mean > options.sure) & (mean < 1 - options.sure)
-    return pairs, within, said, errors
+    return pairs, positive, within, said, errors
 
 
 def _votes(
@@ -128,13 +127,12 @@ def _votes(
 
 
 def _judge_shard(run: Run, options: JudgeLlm, doors: Sequence[Door], prompt: JudgePrompt, sources: list[str], key: str) -> Shard:
-    pairs, within, said, errors = _asked(run, options, doors, prompt, sources, key)
+    pairs, positive, within, said, errors = _asked(run, options, doors, prompt, sources, key)
     votes = said[0]
     for later in said[1:]:
         votes = np.where(np.isnan(later), votes, later)
     score = votes.mean(axis=1)
     flips = np.where(np.isnan(score), np.nan, ((votes >= MEANT) != (score >= MEANT)[:, None]).mean(axis=1))
-    positive = np.isin(pairs.codes, _positive_codes(run, pairs, key))
     verdict = np.select(
         [np.isnan(score) | positive, score >= options.promote_at, score >= options.drop_at], ["", "promote", "drop"], "keep"
     )
@@ -150,11 +148,6 @@ def _judge_shard(run: Run, options: JudgeLlm, doors: Sequence[Door], prompt: Jud
         parts.append(judgments(pairs, f"{options.name}.first", said[0].mean(axis=1)))
     drops = Counter(why for why, lost in zip(reason, np.isnan(score), strict=True) if lost)
     return Shard({key: in_order(*parts)}, drops)
-
-
-def _positive_codes(run: Run, pairs: Pairs, key: str) -> np.ndarray:
-    query, row = positive_rows(pairs.corpus, pairs.query_ids, run.read("1_tables/positives", key))
-    return query * len(pairs.corpus) + row
 
 
 def _texts(values: list[str]) -> pa.Array:

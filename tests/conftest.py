@@ -86,3 +86,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the shared data sets are not beside this checkout ({SHARED.parent.name}/{SHARED.name})")
     return SHARED
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    """Let requests to a server be repeated at once, and forget servers of other tests."""
+    from miner import llm_server
+    from miner.models import _LOADED, _served
+
+    monkeypatch.setattr(llm_server, "FIRST_WAIT", 0.01)
+    _LOADED.clear()
+    _served.cache_clear()

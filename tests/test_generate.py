@@ -13,7 +13,6 @@ from llm_server import llm_server, words_of
 from test_flow import contents
 from toy import GOLD, rows, toy_run
 
-from miner import llm_server as client
 from miner.engine import How
 from miner.errors import UserError
 from miner.generate import mine_generate
@@ -25,13 +24,7 @@ from miner.store import Run
 FAST = {"timeout": 0.7, "concurrency": 4}
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
-    from miner.models import _LOADED, _served
-
-    _LOADED.clear()
-    _served.cache_clear()
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def generate(run, server, force=False, **options):

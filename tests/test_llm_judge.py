@@ -6,7 +6,6 @@ import pytest
 from llm_server import llm_server, logit
 from toy import FOUND, GOLD, Toy, rows, toy_run, write_source
 
-from miner import llm_server as client
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
@@ -15,14 +14,7 @@ from scoring.llm import judge_llm
 from scoring.options import JudgeLlm, Select
 from scoring.select import select
 
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
-    from miner.models import _LOADED, _served
-
-    _LOADED.clear()
-    _served.cache_clear()
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def judge(run, server, force=False, **options):
