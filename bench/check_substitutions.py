@@ -1,11 +1,13 @@
-"""Count replacements in made documents that WordNet calls synonym, hypernym, hyponym or inflection of the old word; none should be.
+"""Count replacements in made documents that WordNet calls synonym, hypernym, hyponym or inflection
+of the old word; none should be.
 
     python bench/check_substitutions.py oewn-yaml.tar.gz RUN/3_candidates/substitute/_documents
 
-It reads the YAML itself and shares no code with what it checks. A noun's senses count for route O, an adjective's for A, a verb's for R,
-all of them where no route is said; every sense, whichever is meant, and hypernyms at any distance. A word is taken by the lemma that it
-was made with, if WordNet has it, else by every lemma that it may be a form of; and as it stands. Exits with 1 if any offence is found,
-with 2 if there is nothing to check.
+It reads the YAML itself and shares no code with what it checks. A noun's senses count for route O,
+an adjective's for A, a verb's for R, all of them where no route is said; every sense, whichever is
+meant, and hypernyms at any distance. A word is taken by the lemma that it was made with, if WordNet
+has it, else by every lemma that it may be a form of; and as it stands. Exits with 1 if any offence
+is found, with 2 if there is nothing to check.
 """
 
 import argparse
@@ -40,7 +42,10 @@ class Senses:
     def __init__(self, file):
         self.of, self.parents = defaultdict(set), {}
         with tarfile.open(file) as tar:
-            for member in sorted((one for one in tar.getmembers() if one.name.endswith(".yaml")), key=lambda one: one.name):
+            for member in sorted(
+                (one for one in tar.getmembers() if one.name.endswith(".yaml")),
+                key=lambda one: one.name,
+            ):
                 name = Path(member.name).name
                 if name.startswith("frames"):
                     continue
@@ -49,7 +54,8 @@ class Senses:
                     self._add_words(content)
                 else:
                     self.parents |= {
-                        key: [*synset.get("hypernym", []), *synset.get("instance_hypernym", [])] for key, synset in content.items()
+                        key: [*synset.get("hypernym", []), *synset.get("instance_hypernym", [])]
+                        for key, synset in content.items()
                     }
 
     def _add_words(self, entries):
@@ -68,15 +74,26 @@ class Senses:
 
 
 def lemmas(word, kind):
-    """Return what a word may be a form of, itself included: by lemminflect, or by endings where it is not installed."""
+    """Return what a word may be a form of, itself included: by lemminflect, or by endings where
+    it is not installed.
+    """
     *first, last = word.lower().split()
     try:
         from lemminflect import getAllLemmas
     except ImportError:
-        found = {last.removesuffix(end) + instead for end, instead in ENDINGS if last.endswith(end) and len(last) > len(end) + 2}
+        found = {
+            last.removesuffix(end) + instead
+            for end, instead in ENDINGS
+            if last.endswith(end) and len(last) > len(end) + 2
+        }
         found |= {one[:-1] for one in found if len(one) > 3 and one[-1] == one[-2]}
     else:
-        found = {one.lower() for upos in UPOS[kind] for some in getAllLemmas(last, upos=upos).values() for one in some}
+        found = {
+            one.lower()
+            for upos in UPOS[kind]
+            for some in getAllLemmas(last, upos=upos).values()
+            for one in some
+        }
     return {" ".join([*first, one]) for one in {last, *found}}
 
 
@@ -86,13 +103,22 @@ def verdicts(old, new, kind, senses):
     two = {synset for word in new for synset in senses.of.get((word, kind), ())}
     if one & two:
         return ["synonym"]
-    return [*(["hypernym"] if senses.above(one) & two else []), *(["hyponym"] if senses.above(two) & one else [])]
+    return [
+        *(["hypernym"] if senses.above(one) & two else []),
+        *(["hyponym"] if senses.above(two) & one else []),
+    ]
 
 
 def read_as(detail, side, kind, senses):
-    """Return the lemmas of the old or the new word: the one it was made with where WordNet has that, else all that its form may have."""
+    """Return the lemmas of the old or the new word: the one it was made with where WordNet has
+    that, else all that its form may have.
+    """
     lemma = str(detail.get(f"{side}_lemma") or "").lower()
-    return {lemma} if (lemma, kind) in senses.of else lemmas(detail[side], kind) | ({lemma} if lemma else set())
+    return (
+        {lemma}
+        if (lemma, kind) in senses.of
+        else lemmas(detail[side], kind) | ({lemma} if lemma else set())
+    )
 
 
 def judge(detail, senses):
@@ -101,7 +127,9 @@ def judge(detail, senses):
     for kind in [KINDS[detail["route"]]] if detail.get("route") in KINDS else sorted(UPOS):
         old, new = (read_as(detail, side, kind, senses) for side in ("old", "new"))
         # glasses are no glass: as it stands, a form may be a word of its own
-        found.update(verdicts({*old, detail["old"].lower()}, {*new, detail["new"].lower()}, kind, senses))
+        found.update(
+            verdicts({*old, detail["old"].lower()}, {*new, detail["new"].lower()}, kind, senses)
+        )
         if old & new or detail["old"].lower() == detail["new"].lower():
             found.add("inflection")
     return sorted(found)
@@ -109,10 +137,17 @@ def judge(detail, senses):
 
 def main():
     """Read the command line, count, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("wordnet", type=Path, help="tar of Open English WordNet's YAML files")
     parser.add_argument(
-        "documents", type=Path, help="folder of Parquet files with a column `detail` (old, new, and lemmas and route if there)"
+        "documents",
+        type=Path,
+        help=(
+            "folder of Parquet files with a column `detail` (old, new, and lemmas and route if"
+            " there)"
+        ),
     )
     parser.add_argument("--show", type=int, default=20, help="offenders to print")
     options = parser.parse_args()
@@ -121,9 +156,16 @@ def main():
     for file in files:
         for detail in pq.read_table(file, columns=["detail"])["detail"].to_pylist():
             if detail and detail.get("old") and detail.get("new"):
-                rows[tuple((name, detail.get(name)) for name in ("old", "new", "old_lemma", "new_lemma", "route"))] += 1
+                rows[
+                    tuple(
+                        (name, detail.get(name))
+                        for name in ("old", "new", "old_lemma", "new_lemma", "route")
+                    )
+                ] += 1
     if not rows:
-        print(f"no replacements in {options.documents} ({len(files)} Parquet files)", file=sys.stderr)
+        print(
+            f"no replacements in {options.documents} ({len(files)} Parquet files)", file=sys.stderr
+        )
         return 2
     senses, counts, offenders = Senses(options.wordnet), Counter(), []
     for row, times in rows.items():
@@ -134,7 +176,10 @@ def main():
     for name in ("synonym", "hypernym", "hyponym", "inflection"):
         print(f"{name:<10} {counts[name]}")
     for detail, times, wrong in offenders[: options.show]:
-        print(f"  {detail['old']} -> {detail['new']} (route {detail['route']}, {times} times): {', '.join(wrong)}")
+        print(
+            f"  {detail['old']} -> {detail['new']} (route {detail['route']}, {times} times):"
+            f" {', '.join(wrong)}"
+        )
     return 1 if offenders else 0
 
 

@@ -1,6 +1,8 @@
-"""How large the house is, and how it hangs together: a table of figures against their goals, and what stands beyond them.
+"""How large the house is, and how it hangs together: a table of figures against their goals, and
+what stands beyond them.
 
-Run: python bench/house.py [--json FILE] [--root DIR]. Reads `miner`, `scoring` and `cli`; nothing is imported, so any checkout can be measured.
+Run: python bench/house.py [--json FILE] [--root DIR]. Reads `miner`, `scoring` and `cli`; nothing
+is imported, so any checkout can be measured.
 """
 
 import argparse
@@ -31,13 +33,24 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def modules(root: Path) -> dict[str, Path]:
     """Return module name -> file of all that is measured."""
     files = sorted(file for room in ROOMS for file in (root / room).rglob("*.py"))
-    return {".".join(file.relative_to(root).with_suffix("").parts): file for file in files if file.stat().st_size}
+    return {
+        ".".join(file.relative_to(root).with_suffix("").parts): file
+        for file in files
+        if file.stat().st_size
+    }
 
 
 def code_lines(text: str, tree: ast.Module) -> int:
     """Count lines that hold code: no import, docstring, comment or blank."""
     lines: set[int] = set()
-    skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    skip = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in skip:
             lines |= set(range(token.start[0], token.end[0] + 1))
@@ -48,11 +61,17 @@ def code_lines(text: str, tree: ast.Module) -> int:
 
 
 def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def imports(tree: ast.Module, known: dict[str, Path], everywhere: bool = False) -> set[str]:
-    """Return the measured modules that a module imports: when it is imported itself, or with `everywhere` also in its functions."""
+    """Return the measured modules that a module imports: when it is imported itself, or with
+    `everywhere` also in its functions.
+    """
     found = set()
     for node in ast.walk(tree) if everywhere else _at_import(tree.body):
         names = []
@@ -76,7 +95,9 @@ def _at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def floors(graph: dict[str, set[str]]) -> tuple[int, list[list[str]]]:
-    """Return the length of the longest chain of imports, circles counted as one floor, and the circles."""
+    """Return the length of the longest chain of imports, circles counted as one floor, and the
+    circles.
+    """
     order, low, stack, circles, home = {}, {}, [], [], {}
 
     def visit(node: str) -> None:  # Tarjan
@@ -100,7 +121,9 @@ def floors(graph: dict[str, set[str]]) -> tuple[int, list[list[str]]]:
 
     @cache
     def height(root: str) -> int:
-        below = {home[other] for node in graph if home[node] == root for other in graph[node]} - {root}
+        below = {home[other] for node in graph if home[node] == root for other in graph[node]} - {
+            root
+        }
         return 1 + max(map(height, below), default=0)
 
     return max((height(home[node]) for node in graph), default=0), circles
@@ -140,9 +163,17 @@ def measure(root: Path) -> dict[str, Any]:
         "public names defined twice": sum(not name.startswith("_") for name in twice),
         "longest line": max(widest.values()),
         "beyond": {
-            "files over 350 lines": {name: count for name, count in lengths.items() if count > GOALS["longest file"]},
-            "functions over 40 lines": {name: count for name, count in functions.items() if count > GOALS["longest function"]},
-            "lines over 100 columns": {name: width for name, width in widest.items() if width > GOALS["longest line"]},
+            "files over 350 lines": {
+                name: count for name, count in lengths.items() if count > GOALS["longest file"]
+            },
+            "functions over 40 lines": {
+                name: count
+                for name, count in functions.items()
+                if count > GOALS["longest function"]
+            },
+            "lines over 100 columns": {
+                name: width for name, width in widest.items() if width > GOALS["longest line"]
+            },
             "circles": circles,
             "circles, imports inside functions counted": floors(later)[1],
             "defined twice": twice,

@@ -1,8 +1,10 @@
-"""BM25, encoding, dense search and the whole dense job beside what users would pick instead; how they grow; how far from the floor.
+"""BM25, encoding, dense search and the whole dense job beside what users would pick instead; how
+they grow; how far from the floor.
 
-`make bench` runs all of it (about 25 minutes on two cores); `python bench/search.py --only bm25` one part. Each side runs in a process of
-its own, one after the other, on the same input, and only ratios within one run are claims. The result goes to
-bench/results/search.json; a part that was not run keeps what an earlier run wrote.
+`make bench` runs all of it (about 25 minutes on two cores); `python bench/search.py --only bm25`
+one part. Each side runs in a process of its own, one after the other, on the same input, and only
+ratios within one run are claims. The result goes to bench/results/search.json; a part that was not
+run keeps what an earlier run wrote.
 """
 
 import argparse
@@ -25,7 +27,11 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def sizes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return the arguments of each part: those of the command, else the part's own."""
-    asked = {name: getattr(options, name) for name in ("documents", "queries") if getattr(options, name) is not None}
+    asked = {
+        name: getattr(options, name)
+        for name in ("documents", "queries")
+        if getattr(options, name) is not None
+    }
     whole = {"documents": 0, "queries": 0} if options.full else {}
     texts = {**whole, **asked, "max_length": options.max_length}
     return {"bm25": asked, "encode": texts, "flat": asked, "job": texts, "growth": {}}
@@ -33,12 +39,26 @@ def sizes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Measure the parts asked for and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part alone; repeat for more")
-    parser.add_argument("--documents", type=int, help="documents, in place of the part's own number (not growth)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="measure this part alone; repeat for more"
+    )
+    parser.add_argument(
+        "--documents", type=int, help="documents, in place of the part's own number (not growth)"
+    )
     parser.add_argument("--queries", type=int, help="queries, likewise")
-    parser.add_argument("--full", action="store_true", help="encode and job: all of MedQuAD's training pairs (an hour)")
-    parser.add_argument("--max-length", type=int, help="encode and job: tokens read of a text [default: the model's own]")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="encode and job: all of MedQuAD's training pairs (an hour)",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        help="encode and job: tokens read of a text [default: the model's own]",
+    )
     parser.add_argument("--out", type=Path, default=RESULT, help="result file")
     options = parser.parse_args()
     limits = run_side(ceilings)

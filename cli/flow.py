@@ -1,4 +1,6 @@
-"""quarry.toml -> a plan of steps in flow order -> all of them carried out, each skipped if it is done."""
+"""quarry.toml -> a plan of steps in flow order -> all of them carried out, each skipped if it is
+done.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,14 @@ from miner.options import Options
 DEMO = Path(__file__).parent / "demo.toml"
 BY_TITLE = {step.title: step for step in STEPS}
 PER_SET = ("select", "export")
-FOLDERS = {"ingest": "tables", "index": "index", "mine": "candidates", "judge": "judgments", "select": "sets", "export": "export"}
+FOLDERS = {
+    "ingest": "tables",
+    "index": "index",
+    "mine": "candidates",
+    "judge": "judgments",
+    "select": "sets",
+    "export": "export",
+}
 
 
 class Planned(NamedTuple):
@@ -24,20 +33,25 @@ class Planned(NamedTuple):
 
 
 def make_plan(config: Mapping[str, Any], first: str | None, last: str | None) -> list[Planned]:
-    """Return the steps that quarry.toml asks for, from stage `first` to stage `last`, in flow order.
+    """Return the steps that quarry.toml asks for, from stage `first` to stage `last`, in flow
+    order.
 
-    What a step cannot do without is added with its defaults: the index of a source, the two judges of a set, score and report.
+    What a step cannot do without is added with its defaults: the index of a source, the two judges
+    of a set, score and report.
 
     Raises:
         UserError: there is no quarry.toml, or it has an unknown section, stage or option.
     """
     if not config:
         raise UserError(
-            f"no {CONFIG} here; write one (quarry demo's is at {DEMO}), name one with --config, or give the commands one by one"
+            f"no {CONFIG} here; write one (quarry demo's is at {DEMO}), name one with --config, or"
+            " give the commands one by one"
         )
     unknown = [name for name in config if name not in STAGES]
     if unknown:
-        raise UserError(f"{CONFIG}: unknown section [{unknown[0]}]; expected one of {', '.join(STAGES)}")
+        raise UserError(
+            f"{CONFIG}: unknown section [{unknown[0]}]; expected one of {', '.join(STAGES)}"
+        )
     for stage in filter(None, (first, last)):
         if stage not in STAGES:
             raise UserError(f"unknown stage {stage!r}; expected one of {', '.join(STAGES)}")
@@ -50,31 +64,61 @@ def _plan_stage(config: Mapping[str, Any], stage: str) -> list[Planned]:
     if stage in PER_SET:
         step = BY_TITLE[stage]
         return [
-            Planned(step, build(step.part.options, {"name": name} | section(config, stage, name), f"{CONFIG} [{stage}.{name}]"))
+            Planned(
+                step,
+                build(
+                    step.part.options,
+                    {"name": name} | section(config, stage, name),
+                    f"{CONFIG} [{stage}.{name}]",
+                ),
+            )
             for name in section(config, stage)
         ]
     if stage in BY_TITLE:
         asked = stage in config or "select" in config
         return (
-            [Planned(BY_TITLE[stage], build(BY_TITLE[stage].part.options, section(config, stage), f"{CONFIG} [{stage}]"))] if asked else []
+            [
+                Planned(
+                    BY_TITLE[stage],
+                    build(
+                        BY_TITLE[stage].part.options, section(config, stage), f"{CONFIG} [{stage}]"
+                    ),
+                )
+            ]
+            if asked
+            else []
         )
     names = list(config.get(stage, {}))
-    implied = {"index": [name for name in config.get("mine", {}) if f"index {name}" in BY_TITLE], "judge": ["similarity", "duplicates"]}
+    implied = {
+        "index": [name for name in config.get("mine", {}) if f"index {name}" in BY_TITLE],
+        "judge": ["similarity", "duplicates"],
+    }
     if stage == "index" or (stage == "judge" and "select" in config):
         names += [name for name in implied[stage] if name not in names]
     for name in names:
         if f"{stage} {name}" not in BY_TITLE:
             expected = ", ".join(step.name or "" for step in STEPS if step.stage == stage)
-            raise UserError(f"{CONFIG}: unknown section [{stage}.{name}]; expected one of {expected}")
+            raise UserError(
+                f"{CONFIG}: unknown section [{stage}.{name}]; expected one of {expected}"
+            )
     steps = [step for step in STEPS if step.stage == stage and step.name in names]
     return [
-        Planned(step, build(step.part.options, section(config, stage, step.name or ""), f"{CONFIG} [{stage}.{step.name}]"))
+        Planned(
+            step,
+            build(
+                step.part.options,
+                section(config, stage, step.name or ""),
+                f"{CONFIG} [{stage}.{step.name}]",
+            ),
+        )
         for step in steps
     ]
 
 
 def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_json: bool) -> None:
-    """Carry out a plan under one lock and print each summary as it comes; with `as_json`, all of them in the end."""
+    """Carry out a plan under one lock and print each summary as it comes; with `as_json`, all of
+    them in the end.
+    """
     done = []
     with at.run.lock():
         for step, options in plan:
@@ -90,9 +134,15 @@ def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_j
 
 
 def print_plan(at: Settings, plan: list[Planned], as_json: bool) -> None:
-    """Print the steps of a plan, what is done of them, and their options that are not the defaults."""
+    """Print the steps of a plan, what is done of them, and their options that are not the
+    defaults.
+    """
     rows: list[dict[str, Any]] = [
-        {"step": step.title, "state": _state(at, step, options), "options": options.model_dump(mode="json", exclude_defaults=True)}
+        {
+            "step": step.title,
+            "state": _state(at, step, options),
+            "options": options.model_dump(mode="json", exclude_defaults=True),
+        }
         for step, options in plan
     ]
     if as_json:
@@ -104,14 +154,18 @@ def print_plan(at: Settings, plan: list[Planned], as_json: bool) -> None:
 
 
 def _state(at: Settings, step: Step, options: Options) -> str:
-    """Say what lies in a step's folder: score and report have one for each set, or are made anew each time."""
+    """Say what lies in a step's folder: score and report have one for each set, or are made anew
+    each time.
+    """
     from miner.store import PLAN
 
     if step.stage in ("score", "report"):
         return "as needed"
     given = options.model_dump(mode="json", exclude_defaults=True)
     name = getattr(options, "name", step.name)
-    below = {"ingest": "", "export": f"/{name}.{getattr(options, 'format', '')}"}.get(step.stage, f"/{name}")
+    below = {"ingest": "", "export": f"/{name}.{getattr(options, 'format', '')}"}.get(
+        step.stage, f"/{name}"
+    )
     folder = f"{STAGES.index(step.stage) + 1}_{FOLDERS[step.stage]}{below}"
     manifest = at.run.find(folder)
     if manifest is None:

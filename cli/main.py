@@ -1,4 +1,6 @@
-"""The command line: a skin in flow order. It parses options, calls one function, prints the summary, and turns errors into exit codes."""
+"""The command line: a skin in flow order. It parses options, calls one function, prints the
+summary, and turns errors into exit codes.
+"""
 
 import errno
 import inspect
@@ -14,7 +16,10 @@ from cli.perform import perform, settings
 from cli.steps import STAGES, STEPS, Step
 from miner.errors import UserError
 
-HELP = "Mine hard negatives, weigh every set of them before fine-tuning, export Parquet for any trainer."
+HELP = (
+    "Mine hard negatives, weigh every set of them before fine-tuning, export Parquet for any"
+    " trainer."
+)
 GROUPS = {
     "ingest": "Any format -> documents, queries, positives.",
     "index": "What the retrievers need.",
@@ -46,9 +51,14 @@ app = typer.Typer(
 @app.callback()
 def everything(
     context: typer.Context,
-    run: Annotated[Path, typer.Option("--run", "-r", envvar="QUARRY_RUN", help="the run folder")] = Path("run"),
+    run: Annotated[
+        Path, typer.Option("--run", "-r", envvar="QUARRY_RUN", help="the run folder")
+    ] = Path("run"),
     config: Annotated[
-        Path | None, typer.Option(help="options of all commands [default: quarry.toml, if there]", show_default=False)
+        Path | None,
+        typer.Option(
+            help="options of all commands [default: quarry.toml, if there]", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Read what holds for every command."""
@@ -69,7 +79,10 @@ def _common(step: Step) -> list[inspect.Parameter]:
         rows["dry_run"] = ("--dry-run", False, DRY[step.stage])
     return [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type(default), typer.Option(flag, help=about)]
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[type(default), typer.Option(flag, help=about)],
         )
         for name, (flag, default, about) in rows.items()
     ]
@@ -82,16 +95,23 @@ def _add(to: typer.Typer, step: Step) -> None:
         explicit = {
             name: value
             for name, value in values.items()
-            if getattr(context.get_parameter_source(name), "name", "") in ("COMMANDLINE", "ENVIRONMENT")
+            if getattr(context.get_parameter_source(name), "name", "")
+            in ("COMMANDLINE", "ENVIRONMENT")
         }
-        name = step.name or (explicit.get("name", "") if "name" in step.part.options.model_fields else None)
+        name = step.name or (
+            explicit.get("name", "") if "name" in step.part.options.model_fields else None
+        )
         path = [step.stage] if name is None else [step.stage, name]
-        options = build(step.part.options, section(context.obj.config, *path) | explicit, step.title)
+        options = build(
+            step.part.options, section(context.obj.config, *path) | explicit, step.title
+        )
         perform(context.obj, step, options, **common)
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     about = inspect.cleandoc(step.part.options.__doc__ or "")
-    to.command(step.name or step.stage, help=about)(with_signature(command, [context, *parameters(step.part.options), *_common(step)]))
+    to.command(step.name or step.stage, help=about)(
+        with_signature(command, [context, *parameters(step.part.options), *_common(step)])
+    )
 
 
 for group, about in GROUPS.items():
@@ -112,9 +132,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the summary as one J
 @app.command()
 def run(
     context: typer.Context,
-    first: Annotated[str | None, typer.Option("--from", help="first stage", show_default=False)] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", help="first stage", show_default=False)
+    ] = None,
     last: Annotated[str | None, typer.Option("--to", help="last stage", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and what is done of it; do nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the plan and what is done of it; do nothing")
+    ] = False,
     force: Force = False,
     workers: Workers = 1,
     as_json: AsJson = False,
@@ -132,7 +156,9 @@ def run(
 @app.command()
 def demo(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="the run folder of the demo", show_default=True)] = Path("demo-run"),
+    folder: Annotated[
+        Path, typer.Argument(help="the run folder of the demo", show_default=True)
+    ] = Path("demo-run"),
     workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -155,7 +181,9 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
 def show(
     context: typer.Context,
     query_id: Annotated[str, typer.Argument(help="which query")],
-    set_name: Annotated[str | None, typer.Option("--set", help="only this set [default: all]", show_default=False)] = None,
+    set_name: Annotated[
+        str | None, typer.Option("--set", help="only this set [default: all]", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a query as a case file: every candidate, its sources, judges, verdict and reason."""
@@ -173,7 +201,9 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line: exit 0 done, 2 the user's mistake (one line), 1 a fault of ours (with a traceback)."""
+    """Run the command line: exit 0 done, 2 the user's mistake (one line), 1 a fault of ours
+    (with a traceback).
+    """
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -183,9 +213,16 @@ def main() -> NoReturn:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        sys.exit(_one_line(f"{error}; what was finished is kept: make room or get leave to write there, then repeat the command"))
+        sys.exit(
+            _one_line(
+                f"{error}; what was finished is kept: make room or get leave to write there, then"
+                " repeat the command"
+            )
+        )
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_one_line("interrupted; what was finished is kept: repeat the command to go on", 130))
+        sys.exit(
+            _one_line("interrupted; what was finished is kept: repeat the command to go on", 130)
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

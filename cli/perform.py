@@ -1,4 +1,6 @@
-"""Carry out one step under the run's lock, with progress on stderr, and print its summary on stdout."""
+"""Carry out one step under the run's lock, with progress on stderr, and print its summary on
+stdout.
+"""
 
 import json
 import sys
@@ -40,7 +42,10 @@ class Settings:
             UserError: it is not.
         """
         if not self.path.exists():
-            raise UserError(f"there is no run folder {self.path}; begin with `quarry ingest`, or name another with -r before the command")
+            raise UserError(
+                f"there is no run folder {self.path}; begin with `quarry ingest`, or name another"
+                " with -r before the command"
+            )
         return self.run
 
 
@@ -50,9 +55,17 @@ def settings(path: Path, config: Path | None) -> Settings:
 
 
 def perform(
-    at: Settings, step: Step, options: Options, force: bool = False, workers: int = 1, as_json: bool = False, dry_run: bool = False
+    at: Settings,
+    step: Step,
+    options: Options,
+    force: bool = False,
+    workers: int = 1,
+    as_json: bool = False,
+    dry_run: bool = False,
 ) -> None:
-    """Carry out one step and print its summary; with `dry_run`, only the summary of what it would do."""
+    """Carry out one step and print its summary; with `dry_run`, only the summary of what it
+    would do.
+    """
     if dry_run:
         from scoring.select import preview
 
@@ -61,7 +74,11 @@ def perform(
     with (at.run if step.stage == "ingest" else at.made_run).lock():
         manifests = call(at.run, step, options, force, workers)
     if as_json:
-        print_json(manifests[0].model_dump() if len(manifests) == 1 else {"stages": [manifest.model_dump() for manifest in manifests]})
+        print_json(
+            manifests[0].model_dump()
+            if len(manifests) == 1
+            else {"stages": [manifest.model_dump() for manifest in manifests]}
+        )
     else:
         for manifest in manifests:
             print_manifest(manifest)
@@ -82,9 +99,22 @@ def progress(label: str, total: int) -> Iterator[Any]:
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total)
         yield lambda: bar.advance(task)
@@ -97,49 +127,95 @@ def print_json(value: Any) -> None:
 
 def print_manifest(manifest: "Manifest") -> None:
     """Print what a stage did, in a line, and its drops in another."""
-    how = "already done" if manifest.skipped else f"{manifest.seconds:.1f} s, peak {manifest.peak_memory_mb:,.0f} MB"
+    how = (
+        "already done"
+        if manifest.skipped
+        else f"{manifest.seconds:.1f} s, peak {manifest.peak_memory_mb:,.0f} MB"
+    )
     if manifest.resumed_shards and not manifest.skipped:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
     print(f"{manifest.stage}: {count_words(manifest.stage, manifest.rows)} ({how})")
     print_drops(manifest.drops)
-    others, effective = manifest.facts.get("other_positives"), manifest.facts.get("effective_sample_size")
+    others, effective = (
+        manifest.facts.get("other_positives"),
+        manifest.facts.get("effective_sample_size"),
+    )
     if others and manifest.stage.startswith("5_sets"):
-        print(f"  {others:,} of the negatives are positives of other queries; --drop-other-positives leaves them out")
+        print(
+            f"  {others:,} of the negatives are positives of other queries; --drop-other-positives"
+            " leaves them out"
+        )
     if effective is not None:
-        print(f"  {manifest.facts['survivors']:,} survivors, by their weights worth {effective:,.1f}")
+        print(
+            f"  {manifest.facts['survivors']:,} survivors, by their weights worth {effective:,.1f}"
+        )
     if "text" not in manifest.facts.get("protected_by", "text"):
-        print("  positives are kept out by id alone; `quarry judge duplicates` also finds their copies, then select again")
+        print(
+            "  positives are kept out by id alone; `quarry judge duplicates` also finds their"
+            " copies, then select again"
+        )
 
 
 def count_words(stage: str, rows: dict[str, int]) -> str:
     """Say how many rows of each table a stage has; a row of a set is a negative."""
-    words = {"sets": "negatives" if stage.startswith("5_sets") else "sets", "per_query": "queries", "histograms": "bins"}
-    return ", ".join(f"{count:,} {words.get(name, name.replace('_', ' '))}" for name, count in rows.items())
+    words = {
+        "sets": "negatives" if stage.startswith("5_sets") else "sets",
+        "per_query": "queries",
+        "histograms": "bins",
+    }
+    return ", ".join(
+        f"{count:,} {words.get(name, name.replace('_', ' '))}" for name, count in rows.items()
+    )
 
 
 def print_drops(drops: dict[str, int]) -> None:
     """Print counts by reason, most frequent first."""
     if drops:
-        print("  left out: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(drops.items(), key=lambda item: -item[1])))
+        print(
+            "  left out: "
+            + ", ".join(
+                f"{count:,} {reason}"
+                for reason, count in sorted(drops.items(), key=lambda item: -item[1])
+            )
+        )
 
 
 def print_preview(preview: dict[str, Any]) -> None:
-    """Print what select would do: a column for each source, how many candidates it has, how many fall at each rule, how many are kept."""
+    """Print what select would do: a column for each source, how many candidates it has, how many
+    fall at each rule, how many are kept.
+    """
     funnel = preview["funnel"]
-    cells = [["", *funnel]] + [[name, *(f"{counts[name]:,}" for counts in funnel.values())] for name in next(iter(funnel.values()))]
-    print(f"dry run of set {preview['set_name']}; positives are kept out by {preview['protected_by']}")
+    cells = [["", *funnel]] + [
+        [name, *(f"{counts[name]:,}" for counts in funnel.values())]
+        for name in next(iter(funnel.values()))
+    ]
+    print(
+        f"dry run of set {preview['set_name']}; positives are kept out by {preview['protected_by']}"
+    )
     for line in align(cells, right=True):
         print(line)
-    print(f"set {preview['set_name']}: {count_words('5_sets', preview['rows'])}; {preview['queries']:,} queries have negatives")
+    print(
+        f"set {preview['set_name']}: {count_words('5_sets', preview['rows'])};"
+        f" {preview['queries']:,} queries have negatives"
+    )
 
 
 def align(cells: list[list[str]], right: bool = False) -> list[str]:
-    """Return rows of cells as lines of equal width, empty columns left out; with `right`, all but the first column stand on the right."""
+    """Return rows of cells as lines of equal width, empty columns left out; with `right`, all
+    but the first column stand on the right.
+    """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     empty = [not any(column) for column in zip(*cells[1:], strict=True)]
     sides = ["<", *([">" if right else "<"] * (len(widths) - 1))]
-    columns = [(place, side, width) for place, (side, width) in enumerate(zip(sides, widths, strict=True)) if not empty[place]]
-    return ["  " + "  ".join(f"{row[place]:{side}{width}}" for place, side, width in columns) for row in cells]
+    columns = [
+        (place, side, width)
+        for place, (side, width) in enumerate(zip(sides, widths, strict=True))
+        if not empty[place]
+    ]
+    return [
+        "  " + "  ".join(f"{row[place]:{side}{width}}" for place, side, width in columns)
+        for row in cells
+    ]
 
 
 def shorten(text: str, width: int) -> str:

@@ -11,7 +11,9 @@ STAGES = ("ingest", "index", "mine", "judge", "select", "score", "report", "expo
 
 
 class Step(NamedTuple):
-    """One command: `stage name`, or `stage` alone where there is but one (its section in quarry.toml may then be one for each set)."""
+    """One command: `stage name`, or `stage` alone where there is but one (its section in
+    quarry.toml may then be one for each set).
+    """
 
     stage: str
     name: str | None
@@ -32,11 +34,14 @@ INGEST: dict[str, type[mining.Options]] = {
     "stdlib": mining.Stdlib,
 }
 INDEXES = {
-    "bm25": Part(mining.IndexBm25, "miner.bm25:index_bm25"),
-    "dense": Part(mining.IndexDense, "miner.dense:index_dense"),
+    "bm25": Part(mining.IndexBm25, "miner.search.bm25:index_bm25"),
+    "dense": Part(mining.IndexDense, "miner.search.dense:index_dense"),
 }
 STEPS = [
-    *(Step("ingest", name, Part(kind, "miner.ingest:ingest")) for name, kind in INGEST.items()),
+    *(
+        Step("ingest", name, Part(kind, "miner.ingest.ingest:ingest"))
+        for name, kind in INGEST.items()
+    ),
     *(Step("index", name, part) for name, part in INDEXES.items()),
     *(Step("mine", name, part) for name, part in SOURCES.items()),
     *(Step("judge", name, part) for name, part in JUDGES.items()),

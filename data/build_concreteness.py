@@ -2,7 +2,8 @@
 
     python data/build_concreteness.py Concreteness_ratings_Brysbaert_et_al_BRM.txt
 
-One row per word or bigram, sorted by word; the same input gives the same bytes (under one version of pyarrow).
+One row per word or bigram, sorted by word; the same input gives the same bytes (under one version
+of pyarrow).
 """
 
 import argparse
@@ -15,7 +16,8 @@ import pyarrow.parquet as pq
 
 SCHEMA = pa.schema(
     [
-        pa.field("word", pa.string(), nullable=False),  # lowercased; the two words of a bigram with one space between them
+        # lowercased; the two words of a bigram with one space between them
+        pa.field("word", pa.string(), nullable=False),
         pa.field("bigram", pa.bool_(), nullable=False),
         pa.field("mean", pa.float32(), nullable=False),  # 1 abstract to 5 concrete
         pa.field("sd", pa.float32(), nullable=False),
@@ -36,7 +38,10 @@ def read_norms(file: Path) -> pa.Table:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise SystemExit(f"{file}: missing columns {missing} (found {reader.fieldnames})")
-        rows = sorted((" ".join(row["Word"].lower().split()), *(row[name] for name in COLUMNS[1:])) for row in reader)
+        rows = sorted(
+            (" ".join(row["Word"].lower().split()), *(row[name] for name in COLUMNS[1:]))
+            for row in reader
+        )
     twice = [one[0] for one, two in pairwise(rows) if one[0] == two[0]]
     if twice:
         raise SystemExit(f"{file}: words with two rows: {twice[:5]}")
@@ -53,9 +58,16 @@ def write(table: pa.Table, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, build, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path, help="the norms, tab-separated")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "concreteness", help="folder to write ratings.parquet in")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "concreteness",
+        help="folder to write ratings.parquet in",
+    )
     options = parser.parse_args(arguments)
     write(read_norms(options.file), options.out / "ratings.parquet")
 

@@ -2,11 +2,13 @@
 
     python data/build_wordnet.py oewn-yaml.tar.gz
 
-    words.parquet     one row per lowercased lemma and part of speech, its synsets in sense order; the row is the word's number
+    words.parquet     one row per lowercased lemma and part of speech, its synsets in sense order;
+                      the row is the word's number
     synsets.parquet   one row per synset; the row is the synset's number
     links.parquet     what holds between two senses: antonym, derivation, pertainym, also, similar
 
-Glosses, examples, pronunciations and sense keys are left out. The same input gives the same bytes (under one version of pyarrow).
+Glosses, examples, pronunciations and sense keys are left out. The same input gives the same bytes
+(under one version of pyarrow).
 """
 
 import argparse
@@ -27,7 +29,8 @@ WORDS = pa.schema(
         pa.field("lemma", pa.string(), nullable=False),  # lowercased; several words with spaces
         pa.field("cased", pa.bool_(), nullable=False),  # written with a capital in every entry
         pa.field("senses", NUMBERS, nullable=False),  # of the lowercased entry first
-        pa.field("forms", pa.list_(pa.string()), nullable=False),  # irregular inflections, as far as the entries list them
+        # irregular inflections, as far as the entries list them
+        pa.field("forms", pa.list_(pa.string()), nullable=False),
     ]
 )
 # relation of synsets -> the YAML's names for it, all from the synset to the other
@@ -50,10 +53,14 @@ SYNSETS = pa.schema(
 LINKS = pa.schema(
     [
         pa.field("relation", NAMES, nullable=False),
-        *(pa.field(name, pa.int32(), nullable=False) for name in ("word", "synset", "other_word", "other_synset")),
+        *(
+            pa.field(name, pa.int32(), nullable=False)
+            for name in ("word", "synset", "other_word", "other_synset")
+        ),
     ]
 )
-# relations of senses -> ours; an event, agent, result… of a verb is a derivation that says in what role
+# relations of senses -> ours; an event, agent, result… of a verb is a derivation that says in what
+# role
 ROLES = (
     "event",
     "agent",
@@ -69,28 +76,49 @@ ROLES = (
     "vehicle",
 )
 DERIVED = ("derivation", *ROLES, "body_part", "destination", "participle")
-LINKED = {"antonym": "antonym", "pertainym": "pertainym", "also": "also", "similar": "similar", **dict.fromkeys(DERIVED, "derivation")}
+LINKED = {
+    "antonym": "antonym",
+    "pertainym": "pertainym",
+    "also": "also",
+    "similar": "similar",
+    **dict.fromkeys(DERIVED, "derivation"),
+}
 Yaml: TypeAlias = dict[str, Any]
 
 
 def read_yaml(file: Path) -> tuple[Yaml, Yaml]:
-    """Return the entries (lemma -> part of speech -> entry) and the synsets (id -> synset, with its `field`) of a tar of YAML files."""
+    """Return the entries (lemma -> part of speech -> entry) and the synsets (id -> synset, with
+    its `field`) of a tar of YAML files.
+    """
     entries: Yaml = {}
     synsets: Yaml = {}
     with tarfile.open(file) as tar:
-        for name, member in sorted((Path(member.name).name, member) for member in tar.getmembers() if member.name.endswith(".yaml")):
+        for name, member in sorted(
+            (Path(member.name).name, member)
+            for member in tar.getmembers()
+            if member.name.endswith(".yaml")
+        ):
             stem, stream = name.removesuffix(".yaml"), tar.extractfile(member)
             if stem.startswith("entries-"):
                 entries.update(yaml.load(stream, Loader=yaml.CSafeLoader))
             elif stem.partition(".")[0] in ("noun", "verb", "adj", "adv"):
-                synsets.update({key: synset | {"field": stem} for key, synset in yaml.load(stream, Loader=yaml.CSafeLoader).items()})
+                synsets.update(
+                    {
+                        key: synset | {"field": stem}
+                        for key, synset in yaml.load(stream, Loader=yaml.CSafeLoader).items()
+                    }
+                )
     if not entries or not synsets:
-        raise SystemExit(f"{file}: expected entries-*.yaml and noun.*, verb.*, adj.*, adv.* yaml files")
+        raise SystemExit(
+            f"{file}: expected entries-*.yaml and noun.*, verb.*, adj.*, adv.* yaml files"
+        )
     return entries, synsets
 
 
 def gather(entries: Yaml) -> dict[tuple[str, str], list[tuple[str, Yaml]]]:
-    """Return (part of speech, lowercased lemma) -> its entries (lemma as written, entry): lowercase before capitals, n-1 before n-2."""
+    """Return (part of speech, lowercased lemma) -> its entries (lemma as written, entry):
+    lowercase before capitals, n-1 before n-2.
+    """
     words: dict[tuple[str, str], list[tuple[str, Yaml]]] = {}
     for lemma in sorted(entries, key=lambda lemma: (lemma != lemma.lower(), lemma)):
         for pos in sorted(entries[lemma]):
@@ -98,24 +126,49 @@ def gather(entries: Yaml) -> dict[tuple[str, str], list[tuple[str, Yaml]]]:
     return dict(sorted(words.items()))
 
 
-def word_table(words: dict[tuple[str, str], list[tuple[str, Yaml]]], numbers: dict[str, int]) -> pa.Table:
+def word_table(
+    words: dict[tuple[str, str], list[tuple[str, Yaml]]], numbers: dict[str, int]
+) -> pa.Table:
     """Return the table of words; `numbers` gives a synset's number."""
-    senses = [_once(numbers[sense["synset"]] for _, entry in group for sense in entry["sense"]) for group in words.values()]
-    forms = [_once(form for _, entry in group for form in entry.get("form", ())) for group in words.values()]
+    senses = [
+        _once(numbers[sense["synset"]] for _, entry in group for sense in entry["sense"])
+        for group in words.values()
+    ]
+    forms = [
+        _once(form for _, entry in group for form in entry.get("form", ()))
+        for group in words.values()
+    ]
     cased = [all(lemma != lemma.lower() for lemma, _ in group) for group in words.values()]
-    return _table([[pos for pos, _ in words], [lemma for _, lemma in words], cased, senses, forms], WORDS)
+    return _table(
+        [[pos for pos, _ in words], [lemma for _, lemma in words], cased, senses, forms], WORDS
+    )
 
 
 def synset_table(synsets: Yaml, numbers: dict[str, int]) -> pa.Table:
     """Return the table of synsets, in the order of `numbers`."""
     rows = [synsets[key] for key in numbers]
-    related = [[_once(numbers[key] for name in names for key in row.get(name, ())) for row in rows] for names in RELATIONS.values()]
-    return _table([[row["field"] for row in rows], [row["partOfSpeech"] == "s" for row in rows], *related], SYNSETS)
+    related = [
+        [_once(numbers[key] for name in names for key in row.get(name, ())) for row in rows]
+        for names in RELATIONS.values()
+    ]
+    return _table(
+        [[row["field"] for row in rows], [row["partOfSpeech"] == "s" for row in rows], *related],
+        SYNSETS,
+    )
 
 
-def link_table(words: dict[tuple[str, str], list[tuple[str, Yaml]]], numbers: dict[str, int]) -> pa.Table:
-    """Return the table of links; all but pertainyms hold both ways and are kept once, the smaller pair first."""
-    senses = [(word, sense) for word, group in enumerate(words.values()) for _, entry in group for sense in entry["sense"]]
+def link_table(
+    words: dict[tuple[str, str], list[tuple[str, Yaml]]], numbers: dict[str, int]
+) -> pa.Table:
+    """Return the table of links; all but pertainyms hold both ways and are kept once, the
+    smaller pair first.
+    """
+    senses = [
+        (word, sense)
+        for word, group in enumerate(words.values())
+        for _, entry in group
+        for sense in entry["sense"]
+    ]
     place = {sense["id"]: (word, numbers[sense["synset"]]) for word, sense in senses}
     links = set()
     for word, sense in senses:
@@ -131,9 +184,16 @@ def link_table(words: dict[tuple[str, str], list[tuple[str, Yaml]]], numbers: di
 def build(file: Path) -> dict[str, pa.Table]:
     """Return the three tables by name."""
     entries, synsets = read_yaml(file)
-    numbers = {key: number for number, key in enumerate(sorted(synsets, key=lambda key: (synsets[key]["field"], key)))}
+    numbers = {
+        key: number
+        for number, key in enumerate(sorted(synsets, key=lambda key: (synsets[key]["field"], key)))
+    }
     words = gather(entries)
-    return {"words": word_table(words, numbers), "synsets": synset_table(synsets, numbers), "links": link_table(words, numbers)}
+    return {
+        "words": word_table(words, numbers),
+        "synsets": synset_table(synsets, numbers),
+        "links": link_table(words, numbers),
+    }
 
 
 def write(tables: dict[str, pa.Table], folder: Path) -> None:
@@ -141,7 +201,13 @@ def write(tables: dict[str, pa.Table], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         text = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-        pq.write_table(table, folder / f"{name}.parquet", compression="zstd", compression_level=19, use_dictionary=text)
+        pq.write_table(
+            table,
+            folder / f"{name}.parquet",
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=text,
+        )
 
 
 def _once(values: Iterable[Any]) -> list[Any]:
@@ -152,7 +218,9 @@ def _table(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
     arrays = []
     for column, field in zip(columns, schema, strict=True):
         encoded = (
-            pa.array(column).dictionary_encode().cast(field.type) if pa.types.is_dictionary(field.type) else pa.array(column, field.type)
+            pa.array(column).dictionary_encode().cast(field.type)
+            if pa.types.is_dictionary(field.type)
+            else pa.array(column, field.type)
         )
         arrays.append(encoded)
     return pa.table(arrays, schema=schema)
@@ -160,9 +228,18 @@ def _table(columns: list[list[Any]], schema: pa.Schema) -> pa.Table:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, build, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="tar of the YAML files of Open English WordNet (src/yaml)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "wordnet", help="folder to write the three tables in")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "file", type=Path, help="tar of the YAML files of Open English WordNet (src/yaml)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "wordnet",
+        help="folder to write the three tables in",
+    )
     options = parser.parse_args(arguments)
     write(build(options.file), options.out)
 

@@ -1,7 +1,9 @@
-"""The documents of a run, read by row from memory-mapped Arrow: a corpus larger than memory is served.
+"""The documents of a run, read by row from memory-mapped Arrow: a corpus larger than memory is
+served.
 
-Documents are stored in order of doc_id (as UTF-8 bytes), in shards of equal size. So a row number stands for a document, rows compare as
-doc_ids do, and a tie broken by row is a tie broken by doc_id.
+Documents are stored in order of doc_id (as UTF-8 bytes), in shards of equal size. So a row number
+stands for a document, rows compare as doc_ids do, and a tie broken by row is a tie broken by
+doc_id.
 """
 
 from collections.abc import Sequence
@@ -9,11 +11,14 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from miner.store import Run, shard_keys
-from miner.tables import full_text
+from miner.tables import DOCUMENTS, MADE, full_text
 
 FOLDER = "1_tables/documents"
+SOURCES, MADE_DOCUMENTS = "3_candidates", "_documents"
 IDS = "1_tables/_doc_ids.npy"  # all doc_ids as fixed-width bytes, memory-mapped and searched
 
 
@@ -22,7 +27,11 @@ class Corpus:
 
     def __init__(self, run: Run):
         facts = run.tables().facts
-        self.run, self.count, self.shard_size = run, int(facts["documents"]), int(facts["shard_documents"])
+        self.run, self.count, self.shard_size = (
+            run,
+            int(facts["documents"]),
+            int(facts["shard_documents"]),
+        )
         self.keys = shard_keys(facts["document_shards"])
 
     def __len__(self) -> int:
@@ -34,7 +43,9 @@ class Corpus:
 
     def shard(self, key: str) -> pa.Table:
         """Return one shard of documents without reading it: pages come in as rows are touched."""
-        return pa.ipc.open_file(pa.memory_map(str(self.run.path / FOLDER / f"{key}.arrow"))).read_all()
+        return pa.ipc.open_file(
+            pa.memory_map(str(self.run.path / FOLDER / f"{key}.arrow"))
+        ).read_all()
 
     def shard_rows(self, key: str) -> np.ndarray:
         """Return the row numbers of a shard's documents."""
@@ -43,7 +54,9 @@ class Corpus:
 
     def rows(self, doc_ids: Sequence[str | None]) -> np.ndarray:
         """Return the row of each doc_id as int64; -1 for an id that is not in the corpus."""
-        wanted = np.array([(doc_id or "").encode() for doc_id in doc_ids] or [b""], dtype=bytes)[: len(doc_ids)]
+        wanted = np.array([(doc_id or "").encode() for doc_id in doc_ids] or [b""], dtype=bytes)[
+            : len(doc_ids)
+        ]
         if self.count == 0:
             return np.full(len(doc_ids), -1)
         rows = np.searchsorted(self._ids, wanted)
@@ -59,11 +72,17 @@ class Corpus:
         shard, parts, order = rows // self.shard_size, [], []
         for number in np.unique(shard):
             places = np.flatnonzero(shard == number)
-            parts.append(self.shard(self.keys[number]).take(pa.array(rows[places] - number * self.shard_size)))
+            parts.append(
+                self.shard(self.keys[number]).take(
+                    pa.array(rows[places] - number * self.shard_size)
+                )
+            )
             order.append(places)
         if not parts:
             return self.shard(self.keys[0]).slice(0, 0)
-        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
+        return pa.concat_tables(parts).take(
+            pa.array(np.argsort(np.concatenate(order), kind="stable"))
+        )
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """Return title and text of rows, as encoders read them."""
@@ -72,4 +91,80 @@ class Corpus:
 
 def texts_of(documents: pa.Table) -> list[str]:
     """Return title and text of each document of a table."""
-    return [full_text(title, text) for title, text in zip(documents["title"].to_pylist(), documents["text"].to_pylist(), strict=True)]
+    return [
+        full_text(title, text)
+        for title, text in zip(
+            documents["title"].to_pylist(), documents["text"].to_pylist(), strict=True
+        )
+    ]
+
+
+def made_documents(run: Run, key: str) -> pa.Table:
+    """Return what all finished sources made for a query shard, in order of doc_id; what two
+    sources made alike stands once.
+    """
+    files = [
+        run.path / SOURCES / name / MADE_DOCUMENTS / f"{key}.parquet" for name in run.names(SOURCES)
+    ]
+    parts = [pq.read_table(file, partitioning=None) for file in files if file.exists()]
+    table = pa.concat_tables([MADE.schema.empty_table(), *parts]).sort_by("doc_id").combine_chunks()
+    again = pc.equal(table["doc_id"][1:], table["doc_id"][:-1]).to_numpy()
+    return table.filter(pa.array(np.append(True, ~again)[: len(table)]))
+
+
+class Shelf(Corpus):
+    """The documents of a run, rows 0 to `count` - 1, and those made for one query shard, from
+    row `count` on.
+    """
+
+    def __init__(self, run: Run, key: str):
+        super().__init__(run)
+        self.made = made_documents(run, key)
+
+    def __len__(self) -> int:
+        return self.count + len(self.made)
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {
+            doc_id: self.count + place
+            for place, doc_id in enumerate(self.made["doc_id"].to_pylist())
+        }
+
+    def is_made(self, rows: np.ndarray) -> np.ndarray:
+        """Return which rows are made documents."""
+        return rows >= self.count
+
+    def rows(self, doc_ids: Sequence[str | None]) -> np.ndarray:
+        """Return the row of each doc_id as int64; -1 for an id that is neither in the corpus nor
+        made.
+        """
+        rows = super().rows(doc_ids)
+        if len(self.made):
+            for place in np.flatnonzero(rows < 0).tolist():
+                rows[place] = self._place.get(doc_ids[place] or "", -1)
+        return rows
+
+    def doc_ids(self, rows: np.ndarray) -> pa.Array:
+        """Return the doc_ids of rows."""
+        made = self.is_made(rows)
+        if not made.any():
+            return super().doc_ids(rows)
+        own = self.made["doc_id"].combine_chunks().take(pa.array(rows[made] - self.count))
+        both = pa.concat_arrays([super().doc_ids(rows[~made]), own])
+        return both.take(pa.array(np.argsort(np.argsort(made, kind="stable"))))
+
+    def documents(self, rows: np.ndarray) -> pa.Table:
+        """Return the documents of rows (int64, any order, repeats allowed), in that order; made
+        ones have no title.
+        """
+        made = self.is_made(rows)
+        if not made.any():
+            return super().documents(rows)
+        taken = self.made.take(pa.array(rows[made] - self.count))
+        titled = pa.table(
+            [taken["doc_id"], pa.array([""] * len(taken), pa.string()), taken["text"]],
+            DOCUMENTS.schema,
+        )
+        both = pa.concat_tables([super().documents(rows[~made]).cast(DOCUMENTS.schema), titled])
+        return both.take(pa.array(np.argsort(np.argsort(made, kind="stable"))))

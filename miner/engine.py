@@ -1,7 +1,9 @@
-"""Map a task over shards: in this process or in worker processes, with the same bytes as the result.
+"""Map a task over shards: in this process or in worker processes, with the same bytes as the
+result.
 
-A task is a picklable callable of one shard key. It writes its shard itself, under a temporary name that it then renames, so a task that
-is retried or done twice does no harm. `map_shards` is the only place that knows where tasks run.
+A task is a picklable callable of one shard key. It writes its shard itself, under a temporary name
+that it then renames, so a task that is retried or done twice does no harm. `map_shards` is the only
+place that knows where tasks run.
 """
 
 import multiprocessing
@@ -13,7 +15,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 Advance = Callable[[], None]
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 
 
 def silent(label: str, total: int) -> AbstractContextManager[Advance]:
@@ -28,7 +35,8 @@ class How:
     Attributes:
         force: make the stage afresh even if it was made with other options.
         workers: processes that share the shards; 1 stays in this process.
-        progress: opens a progress display for `total` shards and gives the function that advances it.
+        progress: opens a progress display for `total` shards and gives the function that advances
+            it.
     """
 
     force: bool = False
@@ -45,7 +53,8 @@ def map_shards(task: Callable[[str], None], keys: Sequence[str], workers: int = 
         workers: processes; with 1, or one key, all runs in this process.
 
     Raises:
-        Exception: the first failure of any task; tasks that have not begun are given up. A worker that dies raises BrokenProcessPool.
+        Exception: the first failure of any task; tasks that have not begun are given up. A worker
+            that dies raises BrokenProcessPool.
     """
     workers = min(workers, len(keys))
     if workers <= 1:
@@ -55,7 +64,9 @@ def map_shards(task: Callable[[str], None], keys: Sequence[str], workers: int = 
         return
     with (
         _threads_shared_by(workers),
-        ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool,
+        ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        ) as pool,
     ):
         futures = {pool.submit(task, key): key for key in keys}
         try:
@@ -69,7 +80,9 @@ def map_shards(task: Callable[[str], None], keys: Sequence[str], workers: int = 
 
 @contextmanager
 def _threads_shared_by(workers: int) -> Iterator[None]:
-    """Give each worker its part of the cores: spawned processes read these variables when they import their libraries."""
+    """Give each worker its part of the cores: spawned processes read these variables when they
+    import their libraries.
+    """
     share = str(max(1, (os.cpu_count() or 1) // workers))
     missing = [name for name in THREAD_VARIABLES if name not in os.environ]
     os.environ.update(dict.fromkeys(missing, share))
@@ -81,7 +94,9 @@ def _threads_shared_by(workers: int) -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is gone, even by kill -9: an orphan must not go on writing into the run folder."""
+    """End this worker when its parent is gone, even by kill -9: an orphan must not go on writing
+    into the run folder.
+    """
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

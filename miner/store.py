@@ -1,22 +1,20 @@
-"""The run folder: atomic shards, manifests, fingerprints; a stage is skipped, resumed, made afresh or refused.
+"""The run folder: atomic shards, manifests, fingerprints; a stage is skipped, resumed, made afresh
+or refused.
 
-A stage is a folder. Its main table lies in it as `00000.parquet`, `00001.parquet`…, its side tables in folders that begin with `_`
-(readers of Parquet folders pass over those). `_plan.json` is written first and `_manifest.json` last: a folder without a manifest is half
-done, and goes on at the first shard that is missing. Nothing under its final name is ever half written.
+A stage is a folder. Its main table lies in it as `00000.parquet`, `00001.parquet`…, its side tables
+in folders that begin with `_` (readers of Parquet folders pass over those). `_plan.json` is written
+first and `_manifest.json` last: a folder without a manifest is half done, and goes on at the first
+shard that is missing. Nothing under its final name is ever half written.
 """
 
-import hashlib
 import json
 import os
-import resource
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,10 +26,20 @@ from pydantic import BaseModel
 
 from miner.engine import How, map_shards
 from miner.errors import UserError
+from miner.files import (
+    Stopwatch,
+    code_version,
+    fingerprint,
+    write_array,
+    write_json,
+    write_lines,
+    write_table,
+)
 
 PLAN, MANIFEST = "_plan.json", "_manifest.json"
 DROPS = b"quarry.drops"
-BEFORE = "_before"  # shards of a stage that grows, set aside until all of them are made from the new inputs
+# shards of a stage that grows, set aside until all of them are made from the new inputs
+BEFORE = "_before"
 COUNTS = "_counts"  # what JSON lines cannot carry themselves: rows and drops of each such shard
 Content: TypeAlias = "pa.Table | np.ndarray | str"
 
@@ -46,9 +54,10 @@ class Stage:
         options: the options as plain JSON values.
         inputs: name of each input -> its fingerprint.
         model: fingerprint of the model, if one is used.
-        grows: beginning of the names of inputs that may change without making all afresh: the task finds what a shard held before through
-            `Run.read_before`, and adds to it.
-        cheap: it takes seconds, so it is made afresh without asking when its inputs, and nothing else, have changed.
+        grows: beginning of the names of inputs that may change without making all afresh: the task
+            finds what a shard held before through `Run.read_before`, and adds to it.
+        cheap: it takes seconds, so it is made afresh without asking when its inputs, and nothing
+            else, have changed.
     """
 
     folder: str
@@ -72,7 +81,15 @@ class Stage:
         """Return whether an earlier plan differs from this one only in inputs that may change."""
 
         def fixed(plan: Mapping[str, Any]) -> dict[str, Any]:
-            stays = {} if self.cheap else {name: value for name, value in plan["inputs"].items() if not name.startswith(self.grows or name)}
+            stays = (
+                {}
+                if self.cheap
+                else {
+                    name: value
+                    for name, value in plan["inputs"].items()
+                    if not name.startswith(self.grows or name)
+                }
+            )
             return {**plan, "inputs": stays}
 
         return (self.cheap or self.grows is not None) and fixed(before) == fixed(self.plan())
@@ -83,8 +100,9 @@ class Shard:
     """What a task makes of one key.
 
     Attributes:
-        files: path below the stage's folder, without suffix -> a table (.parquet), an array (.npy) or JSON lines (.jsonl). The last one is
-            named as the key: it is written last, and its being there means that the shard is whole.
+        files: path below the stage's folder, without suffix -> a table (.parquet), an array (.npy)
+            or JSON lines (.jsonl). The last one is named as the key: it is written last, and its
+            being there means that the shard is whole.
         drops: reason -> rows left out.
     """
 
@@ -120,7 +138,8 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other process from writing into this run folder; the system frees the lock when this process ends, however it ends.
+        """Keep every other process from writing into this run folder; the system frees the lock
+        when this process ends, however it ends.
 
         Raises:
             UserError: another process holds it.
@@ -130,7 +149,10 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise UserError(f"{self.path} is in use by another quarry process; wait for it, or take another run folder with -r") from None
+            raise UserError(
+                f"{self.path} is in use by another quarry process; wait for it, or take another run"
+                " folder with -r"
+            ) from None
         try:
             yield
         finally:
@@ -149,27 +171,37 @@ class Run:
         """
         manifest = self.find(folder)
         if manifest is None:
-            state = "is only half done" if (self.path / folder / PLAN).exists() else "does not exist"
+            state = (
+                "is only half done" if (self.path / folder / PLAN).exists() else "does not exist"
+            )
             raise UserError(f"{self.path / folder} {state}; run `quarry {command}` first")
         return manifest
 
     def need_current(self, folder: str, command: str) -> Manifest:
-        """Return the manifest of a finished stage that was made from the tables as they are now: else its shards hold other queries.
+        """Return the manifest of a finished stage that was made from the tables as they are now:
+        else its shards hold other queries.
 
         Raises:
             UserError: it is not there, or older than the tables.
         """
         manifest, now = self.need(folder, command), self.tables().fingerprint
         if manifest.inputs.get("1_tables", now) != now:
-            raise UserError(f"{self.path / folder} was made from tables that have changed since; run `quarry {command} --force` first")
+            raise UserError(
+                f"{self.path / folder} was made from tables that have changed since; run `quarry"
+                f" {command} --force` first"
+            )
         return manifest
 
     def names(self, stage: str) -> list[str]:
-        """Return the finished parts of a stage in order of name, such as the sources in "3_candidates"."""
+        """Return the finished parts of a stage in order of name, such as the sources in
+        "3_candidates".
+        """
         return sorted(file.parent.name for file in (self.path / stage).glob(f"*/{MANIFEST}"))
 
     def tables(self) -> Manifest:
-        """Return the manifest of 1_tables; its facts say how many documents, shards and queries there are."""
+        """Return the manifest of 1_tables; its facts say how many documents, shards and queries
+        there are.
+        """
         return self.need("1_tables", "ingest")
 
     def query_shards(self) -> list[str]:
@@ -181,7 +213,9 @@ class Run:
         return pq.read_table(self.path / folder / f"{key}.parquet", partitioning=None)
 
     def read_before(self, folder: str, key: str) -> pa.Table | None:
-        """Read what a shard of a stage that grows held before its inputs changed; None if it held nothing."""
+        """Read what a shard of a stage that grows held before its inputs changed; None if it
+        held nothing.
+        """
         file = self.path / folder / BEFORE / f"{key}.parquet"
         return pq.read_table(file, partitioning=None) if file.exists() else None
 
@@ -199,15 +233,18 @@ def run_stage(
     how: How,
     then: Callable[[], Mapping[str, Any]] = dict,
 ) -> Manifest:
-    """Carry a stage out as a map over `keys`: skip it if it is done, go on where it stopped, refuse if it was made otherwise.
+    """Carry a stage out as a map over `keys`: skip it if it is done, go on where it stopped, refuse
+    if it was made otherwise.
 
     Args:
         run: the run folder, locked by the caller.
         stage: what to do.
-        prepare: makes the task (a picklable function of a key); called only if there is something to do.
+        prepare: makes the task (a picklable function of a key); called only if there is something
+            to do.
         keys: the shards.
         how: force, workers, progress.
-        then: runs when all shards are there, before the manifest is written, and gives what else the manifest is to say.
+        then: runs when all shards are there, before the manifest is written, and gives what else
+            the manifest is to say.
 
     Raises:
         UserError: the folder holds the same stage made with other options or from other inputs.
@@ -223,14 +260,25 @@ def run_stage(
                 advance()
     shutil.rmtree(folder / BEFORE, ignore_errors=True)
     rows, drops = _count(folder, stage.table, keys)
-    return finish(run, stage, watch, rows=rows, drops=drops, facts=dict(then()), shards=len(keys), resumed_shards=len(keys) - len(todo))
+    return finish(
+        run,
+        stage,
+        watch,
+        rows=rows,
+        drops=drops,
+        facts=dict(then()),
+        shards=len(keys),
+        resumed_shards=len(keys) - len(todo),
+    )
 
 
 def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:
-    """Open a stage's folder: return its manifest if the stage is done, else leave `_plan.json` in it and return None.
+    """Open a stage's folder: return its manifest if the stage is done, else leave `_plan.json` in
+    it and return None.
 
     Raises:
-        UserError: what lies there was made with other options, from other inputs or by another model, and `force` is not given.
+        UserError: what lies there was made with other options, from other inputs or by another
+            model, and `force` is not given.
     """
     folder = run.path / stage.folder
     if force and folder.exists():
@@ -245,7 +293,8 @@ def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:
             _set_aside(folder)
         elif before != stage.plan():
             raise UserError(
-                f"{folder} {_difference(before, stage.plan())}; pass --force to make it again, or take another run folder with -r"
+                f"{folder} {_difference(before, stage.plan())}; pass --force to make it again, or"
+                " take another run folder with -r"
             )
         manifest = run.find(stage.folder)
         if manifest is not None:
@@ -255,7 +304,9 @@ def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Move finished shards to where `Run.read_before` finds them; the old plan stays until all are moved, so a kill does no harm."""
+    """Move finished shards to where `Run.read_before` finds them; the old plan stays until all
+    are moved, so a kill does no harm.
+    """
     (folder / MANIFEST).unlink(missing_ok=True)
     (folder / BEFORE).mkdir(exist_ok=True)
     for file in sorted(folder.glob("*.parquet")):
@@ -268,9 +319,15 @@ def finish(run: Run, stage: Stage, watch: "Stopwatch", **counts: Any) -> Manifes
     for leftover in folder.rglob(".*.tmp"):
         leftover.unlink()
     manifest = Manifest(
-        stage=stage.folder, fingerprint=stage.fingerprint, version=code_version(), **stage.plan(), seed=stage.options.get("seed"),
-        seconds=watch.seconds(), peak_memory_mb=watch.peak_memory_mb(), **counts,
-    )  # fmt: skip
+        stage=stage.folder,
+        fingerprint=stage.fingerprint,
+        version=code_version(),
+        **stage.plan(),
+        seed=stage.options.get("seed"),
+        seconds=watch.seconds(),
+        peak_memory_mb=watch.peak_memory_mb(),
+        **counts,
+    )
     write_json(folder / MANIFEST, manifest.model_dump(exclude={"skipped"}))
     return manifest
 
@@ -288,8 +345,11 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if before["model"] != now["model"]:
         return "was made by another model (its weights, prompts, lengths or dtype differ)"
     old, new = before["inputs"], now["inputs"]
-    words = [f"{name} is {'new' if name not in old else 'gone' if name not in new else 'changed'}" for name in sorted({*old, *new})
-             if old.get(name) != new.get(name)]  # fmt: skip
+    words = [
+        f"{name} is {'new' if name not in old else 'gone' if name not in new else 'changed'}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
     return f"was made from other inputs ({', '.join(words)})"
 
 
@@ -302,18 +362,30 @@ def _write_shard(task: Callable[[str], Shard], folder: Path, key: str) -> None:
             extra = {DROPS: json.dumps(shard.drops, sort_keys=True).encode()} if name == key else {}
             write_table(folder / f"{name}.parquet", content.replace_schema_metadata(extra))
         elif isinstance(content, str):
-            write_json(folder / COUNTS / f"{name}.json", {"rows": content.count("\n"), "drops": dict(shard.drops)})
+            write_json(
+                folder / COUNTS / f"{name}.json",
+                {"rows": content.count("\n"), "drops": dict(shard.drops)},
+            )
             write_lines(folder / f"{name}.jsonl", content)
         else:
             write_array(folder / f"{name}.npy", content)
 
 
 def _main_file(folder: Path, key: str) -> Path | None:
-    return next((file for suffix in (".parquet", ".npy", ".jsonl") if (file := folder / f"{key}{suffix}").exists()), None)
+    return next(
+        (
+            file
+            for suffix in (".parquet", ".npy", ".jsonl")
+            if (file := folder / f"{key}{suffix}").exists()
+        ),
+        None,
+    )
 
 
 def _count(folder: Path, table: str, keys: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Count rows and drops from the shards themselves, so that a resumed stage counts what an earlier process did."""
+    """Count rows and drops from the shards themselves, so that a resumed stage counts what an
+    earlier process did.
+    """
     rows, drops = Counter({table: 0}), Counter[str]()
     for file in sorted(folder.rglob("*.parquet")):
         metadata = pq.read_metadata(file)
@@ -328,88 +400,6 @@ def _count(folder: Path, table: str, keys: Sequence[str]) -> tuple[dict[str, int
         counts = json.loads(file.read_bytes())
         rows[table] += counts["rows"]
         drops.update(counts["drops"])
-    return {name: count for name, count in rows.items() if count or name == table}, dict(sorted(drops.items()))
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well, sync it and rename it to `path`, else remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file, whole or not at all; the same table gives the same bytes."""
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file, whole or not at all."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-
-
-def write_lines(path: Path, lines: str) -> None:
-    """Write JSON lines, whole or not at all; each line ends with a newline."""
-    with atomic(path) as temporary:
-        temporary.write_text(lines, "utf-8", newline="")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def fingerprint(value: Any, size: int = 8) -> str:
-    """Return 2 * size hex digits that stand for a JSON value."""
-    return hashlib.blake2b(
-        json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"), digest_size=size
-    ).hexdigest()
-
-
-def file_fingerprint(path: Path) -> str:
-    """Return 16 hex digits that stand for a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-
-
-def code_version() -> str:
-    """Return quarry's version."""
-    try:
-        return version("quarry-negatives")
-    except PackageNotFoundError:
-        return "not installed"
-
-
-class Stopwatch:
-    """Seconds and peak memory of this process and its finished workers since it was made."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        try:  # Linux: begin the peak anew, so that a stage does not report an earlier one's
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
-
-    def seconds(self) -> float:
-        """Return the seconds since the start."""
-        return round(time.perf_counter() - self.start, 3)
-
-    def peak_memory_mb(self) -> float:
-        """Return the peak resident memory in MB: this process's since the start, or if larger the largest of any worker it ever had."""
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-            own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-        except (OSError, StopIteration):
-            pass
-        return round(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024, 1)
+    return {name: count for name, count in rows.items() if count or name == table}, dict(
+        sorted(drops.items())
+    )

@@ -1,16 +1,21 @@
-"""anchors, positives, own hard negatives, ratings -> the Cement loss, its gradients and where they go.
+"""anchors, positives, own hard negatives, ratings -> the Cement loss, its gradients and where they
+go.
 
-InfoNCE in which each hard negative carries a margin that grows with the concreteness of the word that was changed to make it (methods:
-arXiv 2604.13313, "Concrete Jungle". The formula is **reconstructed** from the paper's words; sign and constants are options):
+InfoNCE in which each hard negative carries a margin that grows with the concreteness of the word
+that was changed to make it (methods: arXiv 2604.13313, "Concrete Jungle". The formula is
+**reconstructed** from the paper's words; sign and constants are options):
 
-    L_i = -log  e^{s_ii/tau} / ( e^{s_ii/tau} + sum_k e^{(s_ik' + m_ik)/tau} + sum_{j != i} e^{s_ij/tau} )
+    L_i = -log  e^{s_ii/tau} / ( e^{s_ii/tau} + sum_k e^{(s_ik' + m_ik)/tau} + sum_{j != i}
+    e^{s_ij/tau} )
     m   = m0 + a (c - 1) / 4          c in [1, 5]
 
-s is the cosine; i' are i's own hard negatives (the paper has one), j the positives of the batch's other anchors. With `symmetric`, half of
-the loss is InfoNCE from positives to anchors, which has no hard negatives, as in CLIP: the made negatives are texts, the anchors images.
+s is the cosine; i' are i's own hard negatives (the paper has one), j the positives of the batch's
+other anchors. With `symmetric`, half of the loss is InfoNCE from positives to anchors, which has no
+hard negatives, as in CLIP: the made negatives are texts, the anchors images.
 
-`CementLoss` (embeddings) and `SentenceCementLoss` (sentence-transformers' trainer) are torch modules. They are built when they are first
-asked for, so that the exports, which need only `margins`, import no torch.
+`CementLoss` (embeddings) and `SentenceCementLoss` (sentence-transformers' trainer) are torch
+modules. They are built when they are first asked for, so that the exports, which need only
+`margins`, import no torch.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,8 +37,11 @@ LOW, HIGH = 1.0, 5.0  # the scale of ratings
 TINY = 1e-12  # shortest vector that is divided by its length, as in torch
 
 
-def margins(concreteness: npt.ArrayLike, m0: float = MARGIN_BASE, a: float = MARGIN_SLOPE) -> np.ndarray:
-    """Return m0 + a (c - 1) / 4 as float64, in units of cosine: m0 for the most abstract word, m0 + a for the most concrete one.
+def margins(
+    concreteness: npt.ArrayLike, m0: float = MARGIN_BASE, a: float = MARGIN_SLOPE
+) -> np.ndarray:
+    """Return m0 + a (c - 1) / 4 as float64, in units of cosine: m0 for the most abstract word, m0 +
+    a for the most concrete one.
 
     Args:
         concreteness: ratings from 1 to 5, any shape; nan where a rating is missing, which gets m0.
@@ -47,7 +55,8 @@ def margins(concreteness: npt.ArrayLike, m0: float = MARGIN_BASE, a: float = MAR
     outside = (ratings < LOW) | (ratings > HIGH)
     if outside.any():
         raise UserError(
-            f"concreteness {ratings[outside].flat[0]:g} is outside 1 to 5; bring the ratings to that scale, 5 the most concrete"
+            f"concreteness {ratings[outside].flat[0]:g} is outside 1 to 5; bring the ratings to"
+            " that scale, 5 the most concrete"
         )
     return np.where(np.isnan(ratings), m0, m0 + a * (ratings - LOW) / (HIGH - LOW))
 
@@ -73,9 +82,15 @@ class Shares(NamedTuple):
 
 
 def cement_reference(
-    anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarray, margin: np.ndarray, tau: float = TAU, symmetric: bool = False
+    anchors: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    margin: np.ndarray,
+    tau: float = TAU,
+    symmetric: bool = False,
 ) -> Reference:
-    """Return the loss and its analytic gradients, in plain NumPy: what the torch modules are tested against.
+    """Return the loss and its analytic gradients, in plain NumPy: what the torch modules are tested
+    against.
 
     Args:
         anchors: (b, d), of any length but 0.
@@ -101,22 +116,36 @@ def cement_reference(
     by_similarity, by_own = by_similarity * scale, weight * p[:, len(u) :] * scale
     by_u = by_similarity @ v + np.einsum("bh,bhd->bd", by_own, w)
     return Reference(
-        float(rows.mean()), rows, by_similarity, by_own,
-        _through_length(by_u, anchors), _through_length(by_similarity.T @ u, positives),
+        float(rows.mean()),
+        rows,
+        by_similarity,
+        by_own,
+        _through_length(by_u, anchors),
+        _through_length(by_similarity.T @ u, positives),
         _through_length(by_own[:, :, None] * u[:, None, :], negatives),
-    )  # fmt: skip
+    )
 
 
-def gradient_shares(anchors: np.ndarray, positives: np.ndarray, negatives: np.ndarray, margin: np.ndarray, tau: float = TAU) -> Shares:
-    """Return how each row's gradient is shared between its own hard negatives and the rest of the batch.
+def gradient_shares(
+    anchors: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    margin: np.ndarray,
+    tau: float = TAU,
+) -> Shares:
+    """Return how each row's gradient is shared between its own hard negatives and the rest of the
+    batch.
 
-    The gradient by a negative's similarity is its probability / tau, so the shares are those of the probabilities. A margin m multiplies
-    the imbalance by e^{-m/tau}. Shapes are those of `cement_reference`.
+    The gradient by a negative's similarity is its probability / tau, so the shares are those of the
+    probabilities. A margin m multiplies the imbalance by e^{-m/tau}. Shapes are those of
+    `cement_reference`.
     """
     negatives = negatives.reshape(len(anchors), -1, anchors.shape[1])
     u, v, w = _unit(anchors), _unit(positives), _unit(negatives)
     others = np.where(np.eye(len(u), dtype=bool), -np.inf, u @ v.T / tau)
-    imbalance = np.exp(np.logaddexp.reduce(others, axis=1) - _logsumexp(_own_logits(u, w, margin, tau)))
+    imbalance = np.exp(
+        np.logaddexp.reduce(others, axis=1) - _logsumexp(_own_logits(u, w, margin, tau))
+    )
     return Shares(1 / (1 + imbalance), 1 - 1 / (1 + imbalance), imbalance)
 
 
@@ -141,9 +170,16 @@ def _through_length(gradient: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def cement_loss(
-    anchors: "Tensor", positives: "Tensor", negatives: "Tensor", margin: "Tensor", tau: "Tensor | float" = TAU, symmetric: bool = False
+    anchors: "Tensor",
+    positives: "Tensor",
+    negatives: "Tensor",
+    margin: "Tensor",
+    tau: "Tensor | float" = TAU,
+    symmetric: bool = False,
 ) -> "Tensor":
-    """Return the loss of a batch as a scalar tensor. Shapes are those of `cement_reference`; whatever has a gradient keeps it."""
+    """Return the loss of a batch as a scalar tensor. Shapes are those of `cement_reference`;
+    whatever has a gradient keeps it.
+    """
     import torch
     from torch.nn.functional import cross_entropy, normalize
 
@@ -187,14 +223,32 @@ def _cement_loss_class() -> type:
         def tau(self) -> "Tensor | float":
             return self.fixed if self.log_tau is None else self.log_tau.exp()
 
-        def forward(self, anchors: "Tensor", positives: "Tensor", negatives: "Tensor", concreteness: "Tensor | None" = None) -> "Tensor":
-            """Return the mean loss of anchors (b, d), positives (b, d), own negatives (b, d) or (b, h, d), ratings (b,) or (b, h).
+        def forward(
+            self,
+            anchors: "Tensor",
+            positives: "Tensor",
+            negatives: "Tensor",
+            concreteness: "Tensor | None" = None,
+        ) -> "Tensor":
+            """Return the mean loss of anchors (b, d), positives (b, d), own negatives (b, d) or (b,
+            h, d), ratings (b,) or (b, h).
 
             A rating that is nan, or no ratings at all, means the margin m0.
             """
-            ratings = np.full(negatives.shape[:-1], np.nan) if concreteness is None else concreteness.detach().cpu().double().numpy()
+            ratings = (
+                np.full(negatives.shape[:-1], np.nan)
+                if concreteness is None
+                else concreteness.detach().cpu().double().numpy()
+            )
             margin = torch.from_numpy(margins(ratings, self.sign * self.m0, self.sign * self.a))
-            return cement_loss(anchors, positives, negatives, margin.to(anchors.dtype).to(anchors.device), self.tau, self.symmetric)
+            return cement_loss(
+                anchors,
+                positives,
+                negatives,
+                margin.to(anchors.dtype).to(anchors.device),
+                self.tau,
+                self.symmetric,
+            )
 
     return CementLoss
 
@@ -203,7 +257,8 @@ def _sentence_cement_loss_class() -> type:
     import torch
 
     class SentenceCementLoss(torch.nn.Module):
-        """The Cement loss for sentence-transformers' trainer: columns anchor, positive, negative (or several), label.
+        """The Cement loss for sentence-transformers' trainer: columns anchor, positive, negative
+        (or several), label.
 
         The label is the concreteness of each negative's changed word; nan where there is none.
 
@@ -217,16 +272,24 @@ def _sentence_cement_loss_class() -> type:
             self.model, self.loss = model, loss or __getattr__("CementLoss")()
 
         def forward(self, sentence_features: Any, labels: "Tensor | None" = None) -> "Tensor":
-            embedded = [self.model(features)["sentence_embedding"] for features in sentence_features]
+            embedded = [
+                self.model(features)["sentence_embedding"] for features in sentence_features
+            ]
             if len(embedded) < 3:
-                raise UserError(f"the Cement loss needs columns anchor, positive, negative; found {len(embedded)} columns of text")
+                raise UserError(
+                    "the Cement loss needs columns anchor, positive, negative; found"
+                    f" {len(embedded)} columns of text"
+                )
             anchors, positives, *negatives = embedded
             return self.loss(anchors, positives, torch.stack(negatives, 1), labels)
 
         def get_config_dict(self) -> dict[str, Any]:
             """Return what the model card says of the loss."""
             names = ("m0", "a", "sign", "symmetric")
-            return {"tau": float(self.loss.tau), **{name: getattr(self.loss, name) for name in names}}
+            return {
+                "tau": float(self.loss.tau),
+                **{name: getattr(self.loss, name) for name in names},
+            }
 
     return SentenceCementLoss
 
@@ -235,7 +298,9 @@ MODULES = {"CementLoss": _cement_loss_class, "SentenceCementLoss": _sentence_cem
 
 
 def __getattr__(name: str) -> Any:
-    """Build a torch module when it is first asked for, under the name by which pickle finds it again."""
+    """Build a torch module when it is first asked for, under the name by which pickle finds it
+    again.
+    """
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name not in globals():

@@ -1,7 +1,7 @@
 """ECI, Effective Contrastive Information (arXiv 2603.20990, v1 of March 2026): pure formulas.
 
-Every function takes floats or arrays of one shape and gives the like. The later, different definition of the same paper would be
-`eci_sem`; a changed formula is a new name.
+Every function takes floats or arrays of one shape and gives the like. The later, different
+definition of the same paper would be `eci_sem`; a changed formula is a new name.
 """
 
 from typing import Any, TypeVar
@@ -12,14 +12,18 @@ Real = TypeVar("Real", float, np.ndarray)
 
 
 def capacity(n: Real) -> Real:
-    """Return I = ln(1 + n) of n negatives a query, in nats. Published: the paper's table fits this logarithm and no other."""
+    """Return I = ln(1 + n) of n negatives a query, in nats. Published: the paper's table fits
+    this logarithm and no other.
+    """
     return np.log1p(n)
 
 
 def efficiency(signal: Real, margin: Real) -> Real:
-    """Return E = 2 S D / (S + D), the harmonic mean of signal and margin; 0 where S <= 0 or D <= 0, or where one is not a number.
+    """Return E = 2 S D / (S + D), the harmonic mean of signal and margin; 0 where S <= 0 or D <= 0,
+    or where one is not a number.
 
-    The harmonic mean is published; zero outside its domain is reconstructed (it has a pole at D = -S).
+    The harmonic mean is published; zero outside its domain is reconstructed (it has a pole at D =
+    -S).
 
     Args:
         signal: S, mean similarity of query and negative.
@@ -34,8 +38,9 @@ def efficiency(signal: Real, margin: Real) -> Real:
 def eci_v1(n: Real, signal: Real, margin: Real) -> Real:
     """Return ECI = ln(1 + n) * 2 S D / (S + D).
 
-    Published: in words, and by the paper's table. Reconstructed: S as the mean over all pairs (query, negative) of a set, D as the mean
-    over all its triples (query, positive, negative); with one positive a query these are means over the same triples.
+    Published: in words, and by the paper's table. Reconstructed: S as the mean over all pairs
+    (query, negative) of a set, D as the mean over all its triples (query, positive, negative); with
+    one positive a query these are means over the same triples.
 
     Args:
         n: |N|, mean number of negatives a query.

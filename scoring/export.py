@@ -1,7 +1,9 @@
-"""sets, positives, texts -> 8_export: one set of negatives as a trainer reads it, in Parquet or JSON lines.
+"""sets, positives, texts -> 8_export: one set of negatives as a trainer reads it, in Parquet or
+JSON lines.
 
-Text columns come first and in the order that a loss expects; labels are named as sentence-transformers names them (`label`, `labels`,
-`scores`). It reads every other column as an input text, so ids are left out unless they are asked for.
+Text columns come first and in the order that a loss expects; labels are named as
+sentence-transformers names them (`label`, `labels`, `scores`). It reads every other column as an
+input text, so ids are left out unless they are asked for.
 """
 
 import json
@@ -15,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from miner.corpus import Shelf, made_documents
 from miner.engine import How
 from miner.errors import UserError
-from miner.made import Shelf, made_documents
 from miner.store import PLAN, Manifest, Run, Shard, Stage, run_stage
 from scoring.cement import margins
 from scoring.open_clip import RATED, write_tsv
 from scoring.options import Export, Format
-from scoring.show import need_set
+from scoring.sets import need_set
 
 DEFAULT_NEGATIVES = 5
 SLICE = 512  # rows whose texts are fetched at once: an Arrow array of strings holds at most 2 GiB
@@ -36,16 +38,21 @@ HAS_BOTH = "GROUP BY query_id HAVING max(label) = 1 AND min(label) = 0 ORDER BY 
 ROWS: dict[Format, str] = {
     "triplet": """
         SELECT query_id, p.doc_id AS positive_id, n.doc_id AS negative_id
-        FROM positives p JOIN negatives n USING (query_id) ORDER BY query_id, positive_id, n.rank, negative_id
+        FROM positives p JOIN negatives n USING (query_id)
+            ORDER BY query_id, positive_id, n.rank, negative_id
     """,
     "n-tuple": """
-        SELECT query_id, p.doc_id AS positive_id, list(n.doc_id ORDER BY n.rank, n.doc_id)[:$negatives] AS negative_ids
+        SELECT query_id, p.doc_id AS positive_id, list(n.doc_id
+            ORDER BY n.rank, n.doc_id)[:$negatives] AS negative_ids
         FROM positives p JOIN negatives n USING (query_id)
         GROUP BY query_id, positive_id HAVING count(*) >= $negatives ORDER BY query_id, positive_id
     """,
-    "labeled-pair": f"SELECT query_id, doc_id, label FROM ({PAIRS}) ORDER BY query_id, label DESC, rank, doc_id",
+    "labeled-pair": (
+        f"SELECT query_id, doc_id, label FROM ({PAIRS}) ORDER BY query_id, label DESC, rank, doc_id"
+    ),
     "labeled-list": f"""
-        SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(label {LISTED}) AS labels FROM ({PAIRS}) {HAS_BOTH}
+        SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(label {LISTED}) AS labels
+            FROM ({PAIRS}) {HAS_BOTH}
     """,
     "scored-list": f"""
         SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(score::DOUBLE {LISTED}) AS scores
@@ -56,23 +63,33 @@ ROWS: dict[Format, str] = {
         FROM images JOIN negatives n USING (query_id) GROUP BY query_id, image ORDER BY query_id
     """,
 }
-# What a format leaves out. Units: positives in triplet and n-tuple, queries in the lists and open-clip; no_score counts documents.
+# What a format leaves out. Units: positives in triplet and n-tuple, queries in the lists and
+# open-clip; no_score counts documents.
 DROPS: dict[Format, str] = {
-    "triplet": "SELECT 'no_negatives', count(*) FROM positives WHERE query_id NOT IN (SELECT query_id FROM negatives)",
+    "triplet": (
+        "SELECT 'no_negatives', count(*) FROM positives WHERE query_id NOT IN (SELECT query_id FROM"
+        " negatives)"
+    ),
     "n-tuple": """
         SELECT 'too_few_negatives', count(*) FROM positives
-        WHERE query_id NOT IN (SELECT query_id FROM negatives GROUP BY query_id HAVING count(*) >= $negatives)
+        WHERE query_id NOT IN (SELECT query_id FROM negatives GROUP BY query_id
+            HAVING count(*) >= $negatives)
     """,
     "labeled-pair": "SELECT 'nothing', 0",
-    "labeled-list": "SELECT 'no_negatives', count(DISTINCT query_id) FROM positives WHERE query_id NOT IN (SELECT query_id FROM negatives)",
+    "labeled-list": (
+        "SELECT 'no_negatives', count(DISTINCT query_id) FROM positives WHERE query_id NOT IN"
+        " (SELECT query_id FROM negatives)"
+    ),
     "scored-list": f"""
         WITH scored AS (SELECT query_id FROM ({PAIRS}) WHERE score IS NOT NULL {HAS_BOTH})
         SELECT 'no_score', count(*) FROM ({PAIRS}) WHERE score IS NULL
-        UNION ALL SELECT 'no_negatives', count(DISTINCT query_id) FROM positives WHERE query_id NOT IN (FROM scored)
+        UNION ALL SELECT 'no_negatives', count(DISTINCT query_id) FROM positives
+            WHERE query_id NOT IN (FROM scored)
     """,
     "open-clip": """
         SELECT 'no_image', count(*) FROM queries WHERE query_id NOT IN (SELECT query_id FROM images)
-        UNION ALL SELECT 'no_negatives', count(*) FROM images WHERE query_id NOT IN (SELECT query_id FROM negatives)
+        UNION ALL SELECT 'no_negatives', count(*) FROM images WHERE query_id NOT IN (SELECT query_id
+            FROM negatives)
     """,
 }
 
@@ -80,21 +97,27 @@ DROPS: dict[Format, str] = {
 def export(run: Run, options: Export, how: How) -> Manifest:
     """Write a set as a trainer reads it: sets, positives, texts -> 8_export/<set>.<format>.
 
-    Rows stand in order of query_id, the positive's doc_id, and the rank in the set. Columns of each format:
+    Rows stand in order of query_id, the positive's doc_id, and the rank in the set. Columns of each
+    format:
     triplet: anchor, positive, negative; a row for every positive and negative of a query.
-    n-tuple: anchor, positive, negative_1 … negative_n; a row for every positive, the n best-ranked negatives.
+    n-tuple: anchor, positive, negative_1 … negative_n; a row for every positive, the n best-ranked
+    negatives.
     labeled-pair: anchor, text, label; every positive (1) and every negative (0) once.
     labeled-list: anchor, texts, labels; a row for every query, positives first.
     scored-list: anchor, texts, scores; the same with the judge's scores instead of labels.
-    open-clip: filepath, title, neg_caption, neg_image; one train.tsv with a row for every caption that has an image and negatives,
+    open-clip: filepath, title, neg_caption, neg_image; one train.tsv with a row for every caption
+    that has an image and negatives,
     and the same in Parquet, by shard, with ids instead of row numbers.
-    With `promoted`, what the recipe promoted counts as a positive. With `concreteness`, each negative has its rating and margin: lists
-    beside `labels`, beside `neg_caption`, and in n-tuple in the order of the negatives; null for a positive, and the rating also for a
-    negative that is no made document. sentence-transformers reads both as texts: take one as the label, or drop them.
+    With `promoted`, what the recipe promoted counts as a positive. With `concreteness`, each
+    negative has its rating and margin: lists beside `labels`, beside `neg_caption`, and in n-tuple
+    in the order of the negatives; null for a positive, and the rating also for a negative that is
+    no made document. sentence-transformers reads both as texts: take one as the label, or drop
+    them.
 
     Raises:
-        UserError: there is no such set, it is half done, empty or older than the tables; it lacks what the format or an option needs:
-            scores, promoted documents, ratings, images; an option is for another format; or the folder belongs to something else.
+        UserError: there is no such set, it is half done, empty or older than the tables; it lacks
+            what the format or an option needs: scores, promoted documents, ratings, images; an
+            option is for another format; or the folder belongs to something else.
     """
     made = need_set(run, options.name)
     _check(run, options, made)
@@ -113,40 +136,73 @@ def export(run: Run, options: Export, how: How) -> Manifest:
             write_tsv(run.path / stage.folder, keys)
         return facts
 
-    return run_stage(run, stage, lambda: partial(_export_shard, run, options, negatives, judge), keys, how, then)
+    return run_stage(
+        run, stage, lambda: partial(_export_shard, run, options, negatives, judge), keys, how, then
+    )
 
 
 def _check(run: Run, options: Export, made: Manifest) -> None:
     """Refuse options that do not go together, or that the set has nothing for."""
     name, form = options.name, options.format
     if options.negatives is not None and form != "n-tuple":
-        raise UserError(f"-n {options.negatives} is for n-tuple, but the format is {form}; leave it out, or select a smaller set")
+        raise UserError(
+            f"-n {options.negatives} is for n-tuple, but the format is {form}; leave it out, or"
+            " select a smaller set"
+        )
     if not made.rows["sets"]:
-        raise UserError(f"set {name!r} is empty: nothing to export; loosen its recipe and run `quarry select {name} --force`")
+        raise UserError(
+            f"set {name!r} is empty: nothing to export; loosen its recipe and run `quarry select"
+            f" {name} --force`"
+        )
     if options.promoted and not made.rows.get("promoted"):
-        raise UserError(f"set {name!r} has no promoted documents; leave --promoted out, or select it with --promote JUDGE=SCORE")
+        raise UserError(
+            f"set {name!r} has no promoted documents; leave --promoted out, or select it with"
+            " --promote JUDGE=SCORE"
+        )
     if form == "open-clip":
         if not run.tables().rows.get("images"):
-            raise UserError(f"{run.path} has no images, which open-clip needs; ingest captions with --image COLUMN, in a new run folder")
+            raise UserError(
+                f"{run.path} has no images, which open-clip needs; ingest captions with --image"
+                " COLUMN, in a new run folder"
+            )
         if options.promoted or options.file_type != "parquet":
             extra = "--promoted" if options.promoted else f"--file-type {options.file_type}"
-            raise UserError(f"{extra} is not for open-clip, which is one train.tsv of captions and their negatives; leave it out")
+            raise UserError(
+                f"{extra} is not for open-clip, which is one train.tsv of captions and their"
+                " negatives; leave it out"
+            )
     elif options.image_folder:
         raise UserError(f"--image-folder is for open-clip, but the format is {form}; leave it out")
     if options.concreteness and form == "scored-list":
-        raise UserError("--concreteness is not for scored-list, which does not tell positives from negatives; take labeled-list")
+        raise UserError(
+            "--concreteness is not for scored-list, which does not tell positives from negatives;"
+            " take labeled-list"
+        )
     if options.concreteness and not any(_is_rated(run, made, key) for key in run.query_shards()):
-        raise UserError(f"set {name!r} has no made negative with a rating; leave --concreteness out, or mine with `quarry mine substitute`")
+        raise UserError(
+            f"set {name!r} has no made negative with a rating; leave --concreteness out, or mine"
+            " with `quarry mine substitute`"
+        )
 
 
 def _is_rated(run: Run, made: Manifest, key: str) -> bool:
-    return pc.any(pc.is_in(run.read(made.stage, key)["doc_id"], ratings(run, key)["doc_id"])).as_py() or False
+    return (
+        pc.any(pc.is_in(run.read(made.stage, key)["doc_id"], ratings(run, key)["doc_id"])).as_py()
+        or False
+    )
 
 
 def ratings(run: Run, key: str) -> pa.Table:
-    """Return doc_id and concreteness of a shard's made documents: the rating of the word that was changed; those without are left out."""
+    """Return doc_id and concreteness of a shard's made documents: the rating of the word that
+    was changed; those without are left out.
+    """
     documents = made_documents(run, key)
-    table = pa.table({"doc_id": documents["doc_id"], "concreteness": pc.struct_field(documents["detail"], "old_rating")})
+    table = pa.table(
+        {
+            "doc_id": documents["doc_id"],
+            "concreteness": pc.struct_field(documents["detail"], "old_rating"),
+        }
+    )
     return table.filter(table["concreteness"].is_valid())
 
 
@@ -164,16 +220,21 @@ def _need_scores(run: Run, made: Manifest) -> str:
 
 
 def _folder(run: Run, options: Export) -> str:
-    """Return the stage's folder: below the run, or an absolute one, in which nothing but an export may lie.
+    """Return the stage's folder: below the run, or an absolute one, in which nothing but an export
+    may lie.
 
     Raises:
-        UserError: the folder holds other things, which --force would remove, or lies among the run's other stages.
+        UserError: the folder holds other things, which --force would remove, or lies among the
+            run's other stages.
     """
     if options.out is None:
         return f"8_export/{options.name}.{options.format}"
     out, home = options.out.expanduser().resolve(), run.path.resolve()
     if out.is_relative_to(home) and not out.is_relative_to(home / "8_export"):
-        raise UserError(f"{out} lies inside the run folder, beside its stages; take a folder outside it, or below {home / '8_export'}")
+        raise UserError(
+            f"{out} lies inside the run folder, beside its stages; take a folder outside it, or"
+            f" below {home / '8_export'}"
+        )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_export(out))):
         raise UserError(f"{out} exists and is no export; take a new or empty folder")
     return str(out)
@@ -181,19 +242,28 @@ def _folder(run: Run, options: Export) -> str:
 
 def _is_export(folder: Path) -> bool:
     plan = folder / PLAN
-    return plan.exists() and {"name", "format", "out"} <= set(json.loads(plan.read_bytes())["options"]) <= set(Export.model_fields)
+    return plan.exists() and {"name", "format", "out"} <= set(
+        json.loads(plan.read_bytes())["options"]
+    ) <= set(Export.model_fields)
 
 
 def _export_shard(run: Run, options: Export, negatives: int, judge: str | None, key: str) -> Shard:
     with duckdb.connect(config={"threads": 1}) as database:
-        database.register("negatives", run.read(f"5_sets/{options.name}", key).select(["query_id", "doc_id", "rank", "score"]))
+        database.register(
+            "negatives",
+            run.read(f"5_sets/{options.name}", key).select(["query_id", "doc_id", "rank", "score"]),
+        )
         database.register("positives", _positives(run, options, judge, key))
         if options.format == "open-clip":
             database.register("queries", run.read("1_tables/queries", key))
             database.register("images", _images(run, options, key))
         counted = {"negatives": negatives} if options.format == "n-tuple" else {}
         rows = database.sql(ROWS[options.format], params=counted).to_arrow_table()
-        drops = {reason: count for reason, count in database.sql(DROPS[options.format], params=counted).fetchall() if count}
+        drops = {
+            reason: count
+            for reason, count in database.sql(DROPS[options.format], params=counted).fetchall()
+            if count
+        }
     if options.concreteness:
         rows = _with_margins(rows, ratings(run, key), options)
     table = _with_texts(run, key, rows, negatives)
@@ -208,12 +278,18 @@ def _judgments(judge: str) -> str:
 
 
 def _positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Table:
-    """Return query_id, doc_id and score of a shard's positives, and promoted documents if they count as such.
+    """Return query_id, doc_id and score of a shard's positives, and promoted documents if they
+    count as such.
 
     The score is null where no judge is asked for, or it did not say.
     """
-    folders = ["1_tables/positives", *([f"5_sets/{options.name}/_promoted"] if options.promoted else [])]
-    positives = pa.concat_tables(run.read(folder, key).select(["query_id", "doc_id"]) for folder in folders)
+    folders = [
+        "1_tables/positives",
+        *([f"5_sets/{options.name}/_promoted"] if options.promoted else []),
+    ]
+    positives = pa.concat_tables(
+        run.read(folder, key).select(["query_id", "doc_id"]) for folder in folders
+    )
     if judge is None:
         return positives.append_column("score", pa.nulls(len(positives), pa.float32()))
     judged = run.read(_judgments(judge), key)
@@ -230,18 +306,37 @@ def _images(run: Run, options: Export, key: str) -> pa.Table:
 
 
 def _with_margins(rows: pa.Table, rated: pa.Table, options: Export) -> pa.Table:
-    """Add concreteness and margin of each negative, in the shape of its ids; positives have neither."""
-    name = next(name for name in ("negative_id", "negative_ids", "doc_id", "doc_ids") if name in rows.column_names)
+    """Add concreteness and margin of each negative, in the shape of its ids; positives have
+    neither.
+    """
+    name = next(
+        name
+        for name in ("negative_id", "negative_ids", "doc_id", "doc_ids")
+        if name in rows.column_names
+    )
     ids = _array(rows[name])
     found = _array(rated["concreteness"]).take(pc.index_in(_flat(ids), _array(rated["doc_id"])))
     # Ratings are kept in 32 bits: without rounding 4.87 would become 4.869999885559082.
     values = np.round(found.cast(pa.float64()).to_numpy(zero_copy_only=False), 4)
-    columns = dict(zip(RATED, (values, margins(values, options.margin_base, options.margin_slope)), strict=True))
+    columns = dict(
+        zip(
+            RATED, (values, margins(values, options.margin_base, options.margin_slope)), strict=True
+        )
+    )
     label = next((label for label in ("label", "labels") if label in rows.column_names), None)
-    positive = np.zeros(len(values), bool) if label is None else _flat(_array(rows[label])).to_numpy() == 1
+    positive = (
+        np.zeros(len(values), bool) if label is None else _flat(_array(rows[label])).to_numpy() == 1
+    )
     for name, numbers in columns.items():
         column = pa.array(np.where(positive, np.nan, numbers), from_pandas=True)  # nan becomes null
-        rows = rows.append_column(name, pa.ListArray.from_arrays(_offsets(ids), column) if pa.types.is_list(ids.type) else column)
+        rows = rows.append_column(
+            name,
+            (
+                pa.ListArray.from_arrays(_offsets(ids), column)
+                if pa.types.is_list(ids.type)
+                else column
+            ),
+        )
     return rows
 
 
@@ -255,16 +350,29 @@ def _with_texts(run: Run, key: str, rows: pa.Table, negatives: int) -> pa.Table:
     Raises:
         UserError: a document is not in the corpus.
     """
-    names = [name for name in ("positive_id", "negative_id", "negative_ids", "doc_id", "doc_ids") if name in rows.column_names]
-    columns = [rows[name] if name.endswith("_id") else pc.list_flatten(rows[name]) for name in names]
-    ids = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
+    names = [
+        name
+        for name in ("positive_id", "negative_id", "negative_ids", "doc_id", "doc_ids")
+        if name in rows.column_names
+    ]
+    columns = [
+        rows[name] if name.endswith("_id") else pc.list_flatten(rows[name]) for name in names
+    ]
+    ids = pc.unique(
+        pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+    )
     corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
     places = corpus.rows(ids.to_pylist())
     if (places < 0).any():
-        raise UserError(f"document {ids[int((places < 0).argmax())].as_py()!r} is not in the corpus; make the set anew from these tables")
+        raise UserError(
+            f"document {ids[int((places < 0).argmax())].as_py()!r} is not in the corpus; make the"
+            " set anew from these tables"
+        )
     documents = Texts(ids, pa.array(corpus.texts(places), pa.large_string()))
     anchors = Texts(queries["query_id"], queries["text"])
-    slices = [rows.slice(start, SLICE).combine_chunks() for start in range(0, max(len(rows), 1), SLICE)]
+    slices = [
+        rows.slice(start, SLICE).combine_chunks() for start in range(0, max(len(rows), 1), SLICE)
+    ]
     return pa.concat_tables(_fill(part, anchors, documents, negatives) for part in slices)
 
 
@@ -286,17 +394,27 @@ def _offsets(lists: pa.ListArray) -> pa.Array:
 
 
 def _fill(rows: pa.Table, anchors: Texts, documents: Texts, negatives: int) -> pa.Table:
-    queries, rest = anchors.of(_array(rows["query_id"])), ("label", "labels", "scores", *RATED, *_ids(rows))
+    queries, rest = (
+        anchors.of(_array(rows["query_id"])),
+        ("label", "labels", "scores", *RATED, *_ids(rows)),
+    )
     images = "filepath" in rows.column_names
     columns = {"filepath": rows["filepath"], "title": queries} if images else {"anchor": queries}
-    for name, text in {"positive_id": "positive", "negative_id": "negative", "doc_id": "text", "doc_ids": "texts"}.items():
+    for name, text in {
+        "positive_id": "positive",
+        "negative_id": "negative",
+        "doc_id": "text",
+        "doc_ids": "texts",
+    }.items():
         if name in rows.column_names:
             columns[text] = documents.of(_array(rows[name]))
     if images:
         columns["neg_caption"] = documents.of(_array(rows["negative_ids"]))
     elif "negative_ids" in rows.column_names:
         for place in range(negatives):
-            columns[f"negative_{place + 1}"] = documents.of(pc.list_element(_array(rows["negative_ids"]), place))
+            columns[f"negative_{place + 1}"] = documents.of(
+                pc.list_element(_array(rows["negative_ids"]), place)
+            )
     return pa.table(columns | {name: rows[name] for name in rest if name in rows.column_names})
 
 
@@ -313,5 +431,7 @@ def _json_lines(table: pa.Table) -> str:
     # Three characters end a line for some readers and stand unescaped in JSON.
     escapes = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
     return "".join(
-        json.dumps(row, ensure_ascii=False).translate(escapes) + "\n" for batch in table.to_batches() for row in batch.to_pylist()
+        json.dumps(row, ensure_ascii=False).translate(escapes) + "\n"
+        for batch in table.to_batches()
+        for row in batch.to_pylist()
     )

@@ -1,4 +1,6 @@
-"""report data -> charts, as plain plotly.js values. `meta.colour` names a colour of the page's style sheet, which knows light and dark."""
+"""report data -> charts, as plain plotly.js values. `meta.colour` names a colour of the page's
+style sheet, which knows light and dark.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +12,19 @@ COLOURS = 12  # of sets; more sets begin anew
 def figures(data: Row) -> dict[str, Row]:
     """Return name -> {data, layout} of every chart on the page."""
     sets, matched = data["sets"], data["matched"]
-    eci = [("ECI as is", "eci_v1", "soft")] + ([(f"ECI at |N| = {matched}", f"eci_v1@{matched}", "accent")] if matched else [])
+    eci = [("ECI as is", "eci_v1", "soft")] + (
+        [(f"ECI at |N| = {matched}", f"eci_v1@{matched}", "accent")] if matched else []
+    )
     parts = [("S, hardness", "signal", "negative"), ("D, safety", "margin", "positive")]
     found = {"eci": _bars(sets, eci), "parts": _bars(sets, parts), "curve": _curve(sets)}
-    similarity, margin = _span(data["histograms"], "s_n", "s_p"), _span(data["histograms"], "margin")
+    similarity, margin = (
+        _span(data["histograms"], "s_n", "s_p"),
+        _span(data["histograms"], "margin"),
+    )
     for row in sets:
-        found[f"histogram-{row['name']}"] = _histogram_figure(data["histograms"][row["name"]], similarity, margin)
+        found[f"histogram-{row['name']}"] = _histogram_figure(
+            data["histograms"][row["name"]], similarity, margin
+        )
     return found
 
 
@@ -36,22 +45,47 @@ def _bars(sets: list[Row], measures: list[tuple[str, str, str]]) -> Row:
             }
         )
     # A category, so that a set called "2024" is a name and no number.
-    axes = {"yaxis": {"type": "category", "autorange": "reversed"}, "xaxis": {"rangemode": "tozero"}}
-    return {"data": traces, "layout": {**axes, "height": 110 + 26 * len(measures) * len(sets), "barmode": "group", "bargap": 0.35}}
+    axes = {
+        "yaxis": {"type": "category", "autorange": "reversed"},
+        "xaxis": {"rangemode": "tozero"},
+    }
+    return {
+        "data": traces,
+        "layout": {
+            **axes,
+            "height": 110 + 26 * len(measures) * len(sets),
+            "barmode": "group",
+            "bargap": 0.35,
+        },
+    }
 
 
 def _errors(entries: list[Row]) -> Row:
     """Return plotly's distances from value to interval; None where there is no interval."""
-    whole = [entry if None not in (entry.get("value"), entry.get("low"), entry.get("high")) else None for entry in entries]
+    whole = [
+        entry if None not in (entry.get("value"), entry.get("low"), entry.get("high")) else None
+        for entry in entries
+    ]
     up = [entry["high"] - entry["value"] if entry else None for entry in whole]
     down = [entry["value"] - entry["low"] if entry else None for entry in whole]
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": up,
+        "arrayminus": down,
+        "thickness": 1.2,
+        "width": 3,
+    }
 
 
 def _curve(sets: list[Row]) -> Row:
     traces, sizes = [], set()
     for number, row in enumerate(sets):
-        entries = [entry for name, entry in row["measures"].items() if name.startswith("eci_v1@") and entry["value"] is not None]
+        entries = [
+            entry
+            for name, entry in row["measures"].items()
+            if name.startswith("eci_v1@") and entry["value"] is not None
+        ]
         entries.sort(key=lambda entry: entry["k"])
         sizes |= {entry["k"] for entry in entries}
         traces.append(
@@ -80,18 +114,35 @@ def _curve(sets: list[Row]) -> Row:
 
 
 def _span(histograms: Mapping[str, Mapping[str, Row]], *quantities: str) -> list[float]:
-    """Return the range that holds the bins of all sets, so that their histograms can be compared by eye."""
-    bins = [found[quantity] for found in histograms.values() for quantity in quantities if quantity in found]
-    edges = [(low, high) for one in bins for low, high, count in zip(one["low"], one["high"], one["count"], strict=True) if count]
+    """Return the range that holds the bins of all sets, so that their histograms can be compared
+    by eye.
+    """
+    bins = [
+        found[quantity]
+        for found in histograms.values()
+        for quantity in quantities
+        if quantity in found
+    ]
+    edges = [
+        (low, high)
+        for one in bins
+        for low, high, count in zip(one["low"], one["high"], one["count"], strict=True)
+        if count
+    ]
     return [min(low for low, _ in edges), max(high for _, high in edges)] if edges else [0.0, 1.0]
 
 
-def _histogram_figure(histograms: Mapping[str, Row], similarity: list[float], margin: list[float]) -> Row:
+def _histogram_figure(
+    histograms: Mapping[str, Row], similarity: list[float], margin: list[float]
+) -> Row:
     traces = [
         _steps(histograms, "s_n", "negatives, s<sub>n</sub>", "negative"),
         _steps(histograms, "s_p", "positives, s<sub>p</sub>", "positive"),
     ]
-    traces += [_steps(histograms, "margin", label, colour, "2") for label, colour in (("safe", "accent"), ("unsafe", "unsafe"))]
+    traces += [
+        _steps(histograms, "margin", label, colour, "2")
+        for label, colour in (("safe", "accent"), ("unsafe", "unsafe"))
+    ]
     shade = {
         "type": "rect",
         "xref": "x2",
@@ -107,7 +158,11 @@ def _histogram_figure(histograms: Mapping[str, Row], similarity: list[float], ma
         "barmode": "overlay",
         "bargap": 0,
         "height": 200,
-        "xaxis": {"domain": [0, 0.48], "range": similarity, "title": {"text": "similarity to the query"}},
+        "xaxis": {
+            "domain": [0, 0.48],
+            "range": similarity,
+            "title": {"text": "similarity to the query"},
+        },
         "xaxis2": {
             "domain": [0.54, 1],
             "range": [min(margin[0], -0.05), margin[1]],
@@ -121,13 +176,23 @@ def _histogram_figure(histograms: Mapping[str, Row], similarity: list[float], ma
     return {"data": [trace for trace in traces if trace], "layout": layout}
 
 
-def _steps(histograms: Mapping[str, Row], quantity: str, label: str, colour: str, axes: str = "") -> Row:
-    """Return the bars of one quantity as shares of all its counts; of margins, those of one side of zero."""
+def _steps(
+    histograms: Mapping[str, Row], quantity: str, label: str, colour: str, axes: str = ""
+) -> Row:
+    """Return the bars of one quantity as shares of all its counts; of margins, those of one side
+    of zero.
+    """
     if quantity not in histograms:
         return {}
-    bins = list(zip(*(histograms[quantity][name] for name in ("low", "high", "count")), strict=True))
+    bins = list(
+        zip(*(histograms[quantity][name] for name in ("low", "high", "count")), strict=True)
+    )
     total = sum(count for _, _, count in bins) or 1
-    kept = [(low, high, count) for low, high, count in bins if count and (quantity != "margin" or (low + high < 0) == (colour == "unsafe"))]
+    kept = [
+        (low, high, count)
+        for low, high, count in bins
+        if count and (quantity != "margin" or (low + high < 0) == (colour == "unsafe"))
+    ]
     return {
         "type": "bar",
         "name": label,

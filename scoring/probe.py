@@ -1,15 +1,23 @@
 """The artefact probe: can a classifier of words alone tell negatives from what they were made of?
 
-A model trained on negatives that can be told from real texts learns the difference, not the task. Each negative is held against its
-original: TF-IDF of words and pairs of words (or vectors that are given), logistic regression, folds that keep a group together; the share
-that it gets right is about .5 where nothing tells. Where words were exchanged between the texts themselves, it falls below .5: what one
-fold brought in too often, the other folds took out too often. That is no artefact either, and a sign that counts are balanced.
+A model trained on negatives that can be told from real texts learns the difference, not the task.
+Each negative is held against its original: TF-IDF of words and pairs of words (or vectors that are
+given), logistic regression, folds that keep a group together; the share that it gets right is about
+.5 where nothing tells. Where words were exchanged between the texts themselves, it falls below .5:
+what one fold brought in too often, the other folds took out too often. That is no artefact either,
+and a sign that counts are balanced.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+
+from miner.corpus import Shelf
+from miner.store import Run
+from miner.tables import METRICS, conform
 
 RESAMPLES = 1000
 TELLING = 10
@@ -19,11 +27,13 @@ class Probe(NamedTuple):
     """What a probe found.
 
     Attributes:
-        accuracy: share of texts, originals and negatives alike, that are told rightly, with its interval over groups.
+        accuracy: share of texts, originals and negatives alike, that are told rightly, with its
+            interval over groups.
         low, high: of the accuracy, 95 %.
         auc: chance that a negative looks more like one than an original does, mean over folds.
         pairs: of an original and a negative.
-        telling: words that speak for a negative, then words that speak for an original, the strongest first; empty for vectors.
+        telling: words that speak for a negative, then words that speak for an original, the
+            strongest first; empty for vectors.
     """
 
     accuracy: float
@@ -73,11 +83,21 @@ def artefact_probe(
         areas.append(roc_auc_score(label[test], decided))
     low, high = _interval(right, both, seed)
     return Probe(
-        float(right.mean()), low, high, float(np.mean(areas)), len(originals), _telling(texts, label) if vectors is None else ([], [])
+        float(right.mean()),
+        low,
+        high,
+        float(np.mean(areas)),
+        len(originals),
+        _telling(texts, label) if vectors is None else ([], []),
     )
 
 
-def _features(texts: np.ndarray, vectors: tuple[np.ndarray, np.ndarray] | None, train: np.ndarray, test: np.ndarray) -> tuple[Any, Any]:
+def _features(
+    texts: np.ndarray,
+    vectors: tuple[np.ndarray, np.ndarray] | None,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> tuple[Any, Any]:
     if vectors is not None:
         dense = np.concatenate(vectors)
         return dense[train], dense[test]
@@ -97,13 +117,83 @@ def _telling(texts: np.ndarray, label: np.ndarray) -> tuple[list[str], list[str]
     words = _words()
     weight = LogisticRegression(max_iter=1000).fit(words.fit_transform(texts), label).coef_[0]
     names, order = words.get_feature_names_out(), np.argsort(weight, kind="stable")
-    return [str(name) for name in names[order[::-1][:TELLING]]], [str(name) for name in names[order[:TELLING]]]
+    return [str(name) for name in names[order[::-1][:TELLING]]], [
+        str(name) for name in names[order[:TELLING]]
+    ]
 
 
 def _interval(right: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, float]:
     """Return the 95 % interval of a mean, by drawing groups with replacement."""
     total, count = np.bincount(group, right), np.bincount(group)
     rng = np.random.default_rng(seed)
-    means = [total[drawn].sum() / count[drawn].sum() for drawn in (rng.integers(len(count), size=len(count)) for _ in range(RESAMPLES))]
+    means = [
+        total[drawn].sum() / count[drawn].sum()
+        for drawn in (rng.integers(len(count), size=len(count)) for _ in range(RESAMPLES))
+    ]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+class Pairs(NamedTuple):
+    """Negatives with the texts they are held against, and which pairs belong together."""
+
+    originals: list[str]
+    negatives: list[str]
+    groups: list[str]
+
+
+def probe_set(run: Run, name: str, most: int, seed: int) -> Probe | None:
+    """Probe a set; None if its negatives belong to fewer than two groups.
+
+    A made negative is held against its parent, another against its query's first positive. Queries
+    with a first positive in common, such as captions of one image, are one group. Of more than
+    `most` pairs a part is drawn, by a hash of seed and ids.
+    """
+    total = sum(len(run.read(f"5_sets/{name}", key)) for key in run.query_shards())
+    share, found = most / max(total, 1), Pairs([], [], [])
+    for key in run.query_shards():
+        _gather(run, name, key, share, seed, found)
+    if len(set(found.groups)) < 2:
+        return None
+    return artefact_probe(found.originals, found.negatives, np.array(found.groups), seed=seed)
+
+
+def _gather(run: Run, name: str, key: str, share: float, seed: int, found: Pairs) -> None:
+    shelf, first = Shelf(run, key), dict[str, str]()
+    for row in run.read("1_tables/positives", key).to_pylist():
+        first[row["query_id"]] = min(first.get(row["query_id"], row["doc_id"]), row["doc_id"])
+    parents = dict(
+        zip(shelf.made["doc_id"].to_pylist(), shelf.made["parent_id"].to_pylist(), strict=True)
+    )
+    rows = run.read(f"5_sets/{name}", key)
+    pairs = [
+        (first[query_id], parents.get(doc_id) or first[query_id], doc_id)
+        for query_id, doc_id in zip(
+            rows["query_id"].to_pylist(), rows["doc_id"].to_pylist(), strict=True
+        )
+        if query_id in first and (share >= 1 or _draw(seed, query_id, doc_id) < share)
+    ]
+    found.originals.extend(shelf.texts(shelf.rows([parent for _, parent, _ in pairs])))
+    found.negatives.extend(shelf.texts(shelf.rows([doc_id for _, _, doc_id in pairs])))
+    found.groups.extend(pair[0] for pair in pairs)
+
+
+def _draw(seed: int, query_id: str, doc_id: str) -> float:
+    digest = hashlib.blake2b(f"{seed} {query_id}\x1f{doc_id}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest) / 2**56
+
+
+def rows_of(name: str, probe: Probe) -> pa.Table:
+    """Return a probe as rows of the metrics table."""
+    common: dict[str, Any] = {"set_name": name, "k": None, "n": probe.pairs}
+    rows = [
+        {
+            "measure": "probe_accuracy",
+            "value": probe.accuracy,
+            "low": probe.low,
+            "high": probe.high,
+            **common,
+        },
+        {"measure": "probe_auc", "value": probe.auc, "low": None, "high": None, **common},
+    ]
+    return conform(pa.Table.from_pylist(rows, METRICS.schema), METRICS)

@@ -1,6 +1,8 @@
-"""metrics, sets, judgments, manifests -> 7_report: one self-contained page, and its numbers as JSON.
+"""metrics, sets, judgments, manifests -> 7_report: one self-contained page, and its numbers as
+JSON.
 
-Nothing is computed here that another stage could have stored: the page shows metrics, binned counts, manifests and a few queries to read.
+Nothing is computed here that another stage could have stored: the page shows metrics, binned
+counts, manifests and a few queries to read.
 """
 
 import hashlib
@@ -17,13 +19,15 @@ import pyarrow.parquet as pq
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.store import MANIFEST, PLAN, Manifest, Run, Stage, Stopwatch, atomic, code_version, finish, write_json
+from miner.files import Stopwatch, atomic, code_version, write_json
+from miner.store import MANIFEST, PLAN, Manifest, Run, Stage, finish
 from scoring.figures import COLOURS, figures
 from scoring.options import Report, Score, Select
 from scoring.score import FOLDER as METRICS
 from scoring.score import SETS as SCORED
 from scoring.score import SOURCES, paired_difference
-from scoring.show import Row, changed_inputs, current_sets, describe_shard
+from scoring.sets import changed_inputs, current_sets
+from scoring.show import Row, describe_shard
 
 FOLDER = "7_report"
 Interval = tuple[float, float | None, float | None]  # value, low, high
@@ -32,14 +36,29 @@ INPUT = ("format", "folder", "file", "corpus", "split")  # options of ingest tha
 CUT, LIMIT = 300, 5000  # characters of a text that are shown, and that the page holds
 TERMS = {
     "|N|": "Mean number of negatives of a query.",
-    "ECI": "Effective contrastive information, ln(1 + |N|) · 2SD / (S + D), of the set as it is. Set size dominates it.",
-    "ECI@": "ECI of the best-ranked negatives only, as many for every set: the fair comparison. The rows are sorted by it.",
-    "S": "Signal: mean similarity s_n of query and negative under the target encoder. Higher is harder.",
+    "ECI": (
+        "Effective contrastive information, ln(1 + |N|) · 2SD / (S + D), of the set as it is. Set"
+        " size dominates it."
+    ),
+    "ECI@": (
+        "ECI of the best-ranked negatives only, as many for every set: the fair comparison. The"
+        " rows are sorted by it."
+    ),
+    "S": (
+        "Signal: mean similarity s_n of query and negative under the target encoder. Higher is"
+        " harder."
+    ),
     "D": "Margin: mean of s_p − s_n, how far negatives stay below the positive. Higher is safer.",
     "E": "Efficiency: harmonic mean of S and D.",
     "I": "Capacity: ln(1 + |N|).",
-    "probe": "How often a classifier of words alone tells a negative from its original: about .5 is never, above is an artefact.",
-    "unsafe": "Share of (query, positive, negative) triples with s_n ≥ s_p: the model already holds the negative to be the better answer.",
+    "probe": (
+        "How often a classifier of words alone tells a negative from its original: about .5 is"
+        " never, above is an artefact."
+    ),
+    "unsafe": (
+        "Share of (query, positive, negative) triples with s_n ≥ s_p: the model already holds the"
+        " negative to be the better answer."
+    ),
     "without": "Share of queries that the recipe left without any negative.",
     "rows": "Negatives in the set, over all queries.",
     "left out": "Candidates that the recipe left out; the section below says why.",
@@ -73,7 +92,8 @@ REASONS = {
 
 
 def report(run: Run, options: Report, how: How) -> Manifest:
-    """Make the page anew: metrics, sets, judgments, manifests -> 7_report/report.html and report.json.
+    """Make the page anew: metrics, sets, judgments, manifests -> 7_report/report.html and
+    report.json.
 
     Raises:
         UserError: no set is scored.
@@ -84,13 +104,22 @@ def report(run: Run, options: Report, how: How) -> Manifest:
         advance()
         page = render(data)
         advance()
-    stage = Stage(FOLDER, "sets", options.record(), {stage["stage"]: stage["fingerprint"] for stage in data["stages"]})
+    stage = Stage(
+        FOLDER,
+        "sets",
+        options.record(),
+        {stage["stage"]: stage["fingerprint"] for stage in data["stages"]},
+    )
     (run.path / FOLDER / MANIFEST).unlink(missing_ok=True)
     write_json(run.path / FOLDER / PLAN, stage.plan())
     write_json(run.path / FOLDER / "report.json", data)
     with atomic(run.path / FOLDER / "report.html") as temporary:
         temporary.write_text(page, "utf-8")
-    rows = {"sets": len(data["sets"]), "sources": len(data["sources"]), "examples": len(data["examples"])}
+    rows = {
+        "sets": len(data["sets"]),
+        "sources": len(data["sources"]),
+        "examples": len(data["examples"]),
+    }
     facts = {"page": f"{FOLDER}/report.html", "data": f"{FOLDER}/report.json"}
     return finish(run, stage, watch, rows=rows, drops={}, facts=facts, shards=1, resumed_shards=0)
 
@@ -106,7 +135,9 @@ def collect(run: Run, options: Report) -> Row:
         raise UserError(f"{run.path} has no scored set; run `quarry score` first")
     sets = [_set(run, name) for name in names]
     matched = matched_size(sets)
-    sets.sort(key=lambda row: (-_value(row, f"eci_v1@{matched}" if matched else "eci_v1"), row["name"]))
+    sets.sort(
+        key=lambda row: (-_value(row, f"eci_v1@{matched}" if matched else "eci_v1"), row["name"])
+    )
     stages = [_stage(run, manifest) for manifest in _manifests(run)]
     return {
         "run": _facts(run),
@@ -117,7 +148,9 @@ def collect(run: Run, options: Report) -> Row:
         "sets": sets,
         "sources": _sources(run),
         "histograms": {row["name"]: _histograms(run, row["name"]) for row in sets},
-        "examples": _examples(run, options, [row["name"] for row in sets if row["name"] in current_sets(run)]),
+        "examples": _examples(
+            run, options, [row["name"] for row in sets if row["name"] in current_sets(run)]
+        ),
         "stages": stages,
     }
 
@@ -127,12 +160,21 @@ def collect(run: Run, options: Report) -> Row:
 
 def _facts(run: Run) -> Row:
     tables, judged = run.tables(), run.find("4_judgments/similarity")
-    scored = max((run.path / SCORED / name / MANIFEST).stat().st_mtime for name in run.names(SCORED))
+    scored = max(
+        (run.path / SCORED / name / MANIFEST).stat().st_mtime for name in run.names(SCORED)
+    )
     return {
         "name": run.path.resolve().name,
-        "counts": {name: tables.rows.get(name, tables.facts.get(name)) for name in ("documents", "queries", "positives")},
-        "input": {name: Path(tables.options[name]).name for name in INPUT if tables.options.get(name)},
-        "encoder": (judged.facts.get("encoder") or judged.options.get("encoder")) if judged else None,
+        "counts": {
+            name: tables.rows.get(name, tables.facts.get(name))
+            for name in ("documents", "queries", "positives")
+        },
+        "input": {
+            name: Path(tables.options[name]).name for name in INPUT if tables.options.get(name)
+        },
+        "encoder": (
+            (judged.facts.get("encoder") or judged.options.get("encoder")) if judged else None
+        ),
         "version": code_version(),
         # The time of the numbers, not of the page: the page is the same however often it is made.
         "scored": datetime.fromtimestamp(scored, UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -141,7 +183,9 @@ def _facts(run: Run) -> Row:
 
 def _manifests(run: Run) -> list[Manifest]:
     """Return the manifests of all finished stages before this one, in flow order."""
-    folders = sorted(file.parent.relative_to(run.path).as_posix() for file in run.path.rglob(MANIFEST))
+    folders = sorted(
+        file.parent.relative_to(run.path).as_posix() for file in run.path.rglob(MANIFEST)
+    )
     found = [run.find(folder) for folder in folders if folder < FOLDER]
     return [manifest for manifest in found if manifest is not None]
 
@@ -154,18 +198,34 @@ def _stage(run: Run, manifest: Manifest) -> Row:
 
 def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
     """Return what a reader must know before trusting the numbers."""
-    warnings = [f"{row['name']} rests on {_and(row['changed'])}, changed since it was scored." for row in sets if row["changed"]]
+    warnings = [
+        f"{row['name']} rests on {_and(row['changed'])}, changed since it was scored."
+        for row in sets
+        if row["changed"]
+    ]
     unscored = sorted({*run.names("5_sets")} - {row["name"] for row in sets})
     if unscored:
         warnings.append(f"Not scored, so not on this page: {_and(unscored)}.")
-    ways = {json.dumps([row["scoring"][name] for name in ("unsafe", "confidence", "resamples")]) for row in sets}
+    ways = {
+        json.dumps([row["scoring"][name] for name in ("unsafe", "confidence", "resamples")])
+        for row in sets
+    }
     if len(ways) > 1:
-        warnings.append("The sets were scored with different options (see the stages below): their ECI cannot be compared.")
-    half = sorted(file.parent for file in run.path.rglob(PLAN) if not (file.parent / MANIFEST).exists())
+        warnings.append(
+            "The sets were scored with different options (see the stages below): their ECI cannot"
+            " be compared."
+        )
+    half = sorted(
+        file.parent for file in run.path.rglob(PLAN) if not (file.parent / MANIFEST).exists()
+    )
     folders = [folder.relative_to(run.path).as_posix() for folder in half]
     if folders := [folder for folder in folders if folder < FOLDER]:
         warnings.append(f"Half done: {_and(folders)}.")
-    old = [stage["stage"] for stage in stages if stage["changed"] and not stage["stage"].startswith(SCORED)]
+    old = [
+        stage["stage"]
+        for stage in stages
+        if stage["changed"] and not stage["stage"].startswith(SCORED)
+    ]
     return [*warnings, f"Older than what they were made from: {_and(old)}."] if old else warnings
 
 
@@ -175,13 +235,18 @@ def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
 def _set(run: Run, name: str) -> Row:
     scored, made = run.need(f"{SCORED}/{name}", f"score {name}"), run.find(f"5_sets/{name}")
     options = made.options if made else {}
-    changed = changed_inputs(run, scored) + (changed_inputs(run, made) if made else [f"5_sets/{name}"])
+    changed = changed_inputs(run, scored) + (
+        changed_inputs(run, made) if made else [f"5_sets/{name}"]
+    )
     return {
         "name": name,
         "recipe": recipe(options),
         "options": options,
         "protected_by": made.facts.get("protected_by") if made else None,
-        "scoring": {option: scored.options.get(option) for option in ("unsafe", "confidence", "resamples", "seed")},
+        "scoring": {
+            option: scored.options.get(option)
+            for option in ("unsafe", "confidence", "resamples", "seed")
+        },
         "rows": made.rows.get("sets", 0) if made else None,
         "drops": made.drops if made else {},
         "changed": sorted(set(changed)),
@@ -190,13 +255,20 @@ def _set(run: Run, name: str) -> Row:
 
 
 def _sources(run: Run) -> list[Row]:
-    return [{"name": name, "measures": _measures(run.path / METRICS / f"source-{name}.parquet")} for name in run.names(SOURCES)]
+    return [
+        {"name": name, "measures": _measures(run.path / METRICS / f"source-{name}.parquet")}
+        for name in run.names(SOURCES)
+    ]
 
 
 def _measures(file: Path) -> dict[str, Row]:
     """Return measure -> value, low, high, k, n; what is not finite is None."""
-    rows = pq.read_table(file, columns=["measure", "value", "low", "high", "k", "n"], partitioning=None).to_pylist()
-    return {row.pop("measure"): {name: _finite(value) for name, value in row.items()} for row in rows}
+    rows = pq.read_table(
+        file, columns=["measure", "value", "low", "high", "k", "n"], partitioning=None
+    ).to_pylist()
+    return {
+        row.pop("measure"): {name: _finite(value) for name, value in row.items()} for row in rows
+    }
 
 
 def _finite(value: Any) -> Any:
@@ -210,9 +282,16 @@ def _value(row: Row, measure: str) -> float:
 
 
 def matched_size(sets: list[Row]) -> int | None:
-    """Return the largest m for which every set has ECI@m, sets that have it for no m aside; None if there is none."""
+    """Return the largest m for which every set has ECI@m, sets that have it for no m aside; None
+    if there is none.
+    """
     sizes = [
-        {entry["k"] for name, entry in row["measures"].items() if name.startswith("eci_v1@") and entry["value"] is not None} for row in sets
+        {
+            entry["k"]
+            for name, entry in row["measures"].items()
+            if name.startswith("eci_v1@") and entry["value"] is not None
+        }
+        for row in sets
     ]
     return max(set.intersection(*filter(None, sizes)), default=None) if any(sizes) else None
 
@@ -229,7 +308,9 @@ def recipe(options: Mapping[str, Any]) -> str:
 
 
 def _rule(name: str, value: Any) -> str:
-    """Say an option with its value: ["0.9", "cross-encoder=0.8"] as "0.9 and 0.8 by cross-encoder"."""
+    """Say an option with its value: ["0.9", "cross-encoder=0.8"] as "0.9 and 0.8 by
+    cross-encoder".
+    """
     if value is True:
         return _words(name)
     given = [text.rpartition("=") for text in value] if isinstance(value, (list, tuple)) else []
@@ -240,17 +321,28 @@ def _rule(name: str, value: Any) -> str:
 
 
 def _lead(run: Run, sets: list[Row], matched: int | None) -> Interval | None:
-    """Return by how much the first set's matched ECI exceeds the second's, both drawn with the same queries."""
-    if matched is None or len(sets) < 2 or any(row["changed"] or row["scoring"] != sets[0]["scoring"] for row in sets[:2]):
+    """Return by how much the first set's matched ECI exceeds the second's, both drawn with the
+    same queries.
+    """
+    if (
+        matched is None
+        or len(sets) < 2
+        or any(row["changed"] or row["scoring"] != sets[0]["scoring"] for row in sets[:2])
+    ):
         return None
     if f"eci_v1@{matched}" not in sets[1]["measures"]:
         return None
     options = Score(**sets[0]["scoring"])
-    return paired_difference(run, sets[0]["name"], sets[1]["name"], f"eci_v1@{matched}", options) if options.resamples else None
+    return (
+        paired_difference(run, sets[0]["name"], sets[1]["name"], f"eci_v1@{matched}", options)
+        if options.resamples
+        else None
+    )
 
 
 def findings(sets: list[Row], matched: int | None, lead: Interval | None) -> list[str]:
-    """Say in plain sentences which set is ahead at a matched |N|, and whether that is more than chance.
+    """Say in plain sentences which set is ahead at a matched |N|, and whether that is more than
+    chance.
 
     Args:
         sets: sorted by that ECI, best first.
@@ -260,24 +352,44 @@ def findings(sets: list[Row], matched: int | None, lead: Interval | None) -> lis
     if len(sets) == 1:
         return ["One set is scored, so there is nothing to compare it with."]
     if matched is None:
-        return ["The sets have no |N| in common; ECI as is mostly compares their sizes, so no set is marked as best."]
+        return [
+            "The sets have no |N| in common; ECI as is mostly compares their sizes, so no set is"
+            " marked as best."
+        ]
     small = [row["name"] for row in sets if _value(row, f"eci_v1@{matched}") == -math.inf]
     if small:
         rest = findings(sets[: -len(small)], matched, lead)
         return [*rest, f"Not compared, with less than one negative a query: {_and(small)}."]
     entries = [row["measures"][f"eci_v1@{matched}"] for row in sets]
-    said = f"At the matched |N| of {matched}, {sets[0]['name']} has the highest ECI, {_with_interval(entries[0])}"
+    said = (
+        f"At the matched |N| of {matched}, {sets[0]['name']} has the highest ECI,"
+        f" {_with_interval(entries[0])}"
+    )
     risk = _unsafe(sets)
     if any(entry["low"] is None for entry in entries):
-        return [f"{said}; there are no intervals, so whether that is more than chance is open.", risk]
-    near = [row["name"] for row, entry in zip(sets[1:], entries[1:], strict=True) if entry["high"] >= entries[0]["low"]]
+        return [
+            f"{said}; there are no intervals, so whether that is more than chance is open.",
+            risk,
+        ]
+    near = [
+        row["name"]
+        for row, entry in zip(sets[1:], entries[1:], strict=True)
+        if entry["high"] >= entries[0]["low"]
+    ]
     if not near:
         return [f"{said}; its interval lies above that of every other set.", risk]
     said += f", but its interval overlaps that of {_and(near)}"
     if lead is None or lead[1] is None or lead[2] is None:
         return [f"{said}: this run does not tell them apart.", risk]
-    paired = f"Query by query it is {lead[0]:.3f} ({lead[1]:.3f} to {lead[2]:.3f}) ahead of the next, {sets[1]['name']}"
-    verdict = "a difference that this run supports" if lead[1] > 0 else "zero is possible, so this run does not tell the two apart"
+    paired = (
+        f"Query by query it is {lead[0]:.3f} ({lead[1]:.3f} to {lead[2]:.3f}) ahead of the next,"
+        f" {sets[1]['name']}"
+    )
+    verdict = (
+        "a difference that this run supports"
+        if lead[1] > 0
+        else "zero is possible, so this run does not tell the two apart"
+    )
     return [f"{said}.", f"{paired}: {verdict}.", risk]
 
 
@@ -285,11 +397,17 @@ def _unsafe(sets: list[Row]) -> str:
     shares = [row["measures"].get("unsafe_share", {}).get("value") for row in sets]
     others = [share for share in shares[1:] if share is not None]
     said = f"{_share(shares[0])} of its triples are unsafe"
-    return f"{said}, against {_share(min(others))} to {_share(max(others))} in the other sets." if others else f"{said}."
+    return (
+        f"{said}, against {_share(min(others))} to {_share(max(others))} in the other sets."
+        if others
+        else f"{said}."
+    )
 
 
 def _with_interval(entry: Row) -> str:
-    return f"{entry['value']:.3f}" + ("" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})")
+    return f"{entry['value']:.3f}" + (
+        "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    )
 
 
 def _and(names: list[str]) -> str:
@@ -299,7 +417,9 @@ def _and(names: list[str]) -> str:
 
 
 def _histograms(run: Run, name: str) -> dict[str, Row]:
-    """Add up the binned counts of all shards: quantity -> low, high, count, each a list in order of the bins."""
+    """Add up the binned counts of all shards: quantity -> low, high, count, each a list in order
+    of the bins.
+    """
     bins: dict[str, Counter[tuple[float, float]]] = defaultdict(Counter)
     for file in sorted((run.path / SCORED / name / "_histograms").glob("*.parquet")):
         for row in pq.read_table(file, partitioning=None).to_pylist():
@@ -324,29 +444,52 @@ def _examples(run: Run, options: Report, sets: list[str]) -> list[Row]:
     shards: dict[str, list[str]] = defaultdict(list)
     for _, query_id, key in chosen:
         shards[key].append(query_id)
-    described = {row["query_id"]: row for key, query_ids in sorted(shards.items()) for row in describe_shard(run, key, query_ids, sets)}
+    described = {
+        row["query_id"]: row
+        for key, query_ids in sorted(shards.items())
+        for row in describe_shard(run, key, query_ids, sets)
+    }
     return [_example(described[query_id]) for _, query_id, _ in chosen]
 
 
 def _hashed_queries(run: Run, seed: int) -> Iterator[tuple[bytes, str, str]]:
-    """Yield (hash, query_id, shard) of every query that has a positive; the hash knows nothing of shards."""
+    """Yield (hash, query_id, shard) of every query that has a positive; the hash knows nothing
+    of shards.
+    """
     for key in run.query_shards():
         for query_id in sorted(set(run.read("1_tables/positives", key)["query_id"].to_pylist())):
-            yield hashlib.blake2b(f"{seed} {query_id}".encode(), digest_size=8).digest(), query_id, key
+            yield (
+                hashlib.blake2b(f"{seed} {query_id}".encode(), digest_size=8).digest(),
+                query_id,
+                key,
+            )
 
 
 def _example(row: Row) -> Row:
-    positives = [_cut(positive) | {"relevance": positive["relevance"], "s_p": _similarity(positive)} for positive in row["positives"]]
-    lowest = min((positive["s_p"] for positive in positives if positive["s_p"] is not None), default=None)
+    positives = [
+        _cut(positive) | {"relevance": positive["relevance"], "s_p": _similarity(positive)}
+        for positive in row["positives"]
+    ]
+    lowest = min(
+        (positive["s_p"] for positive in positives if positive["s_p"] is not None), default=None
+    )
     sets = {
         name: {
             "count": len(found["negatives"]),
-            "rejected": dict(sorted(Counter(rejected["reason"] for rejected in found["rejected"]).items())),
+            "rejected": dict(
+                sorted(Counter(rejected["reason"] for rejected in found["rejected"]).items())
+            ),
             "negatives": [_negative(negative, lowest) for negative in found["negatives"][:SHOWN]],
         }
         for name, found in row["sets"].items()
     }
-    return {"query_id": row["query_id"], "text": row["text"], "s_p": lowest, "positives": positives, "sets": sets}
+    return {
+        "query_id": row["query_id"],
+        "text": row["text"],
+        "s_p": lowest,
+        "positives": positives,
+        "sets": sets,
+    }
 
 
 def _negative(row: Row, lowest: float | None) -> Row:
@@ -354,8 +497,16 @@ def _negative(row: Row, lowest: float | None) -> Row:
     similarity = _similarity(row)
     margin = None if similarity is None or lowest is None else lowest - similarity
     unsafe = margin is not None and margin <= 0
-    sources = [{name: _finite(value) for name, value in found.items()} for found in row["sources"] or []]
-    return _cut(row) | {"rank": row["rank"], "sources": sources, "s_n": similarity, "margin": margin, "unsafe": unsafe}
+    sources = [
+        {name: _finite(value) for name, value in found.items()} for found in row["sources"] or []
+    ]
+    return _cut(row) | {
+        "rank": row["rank"],
+        "sources": sources,
+        "s_n": similarity,
+        "margin": margin,
+        "unsafe": unsafe,
+    }
 
 
 def _similarity(row: Row) -> float | None:
@@ -365,7 +516,12 @@ def _similarity(row: Row) -> float | None:
 
 def _cut(row: Row) -> Row:
     text = row["text"]
-    return {"doc_id": row["doc_id"], "title": row["title"], "text": None if text is None else text[:LIMIT], "characters": len(text or "")}
+    return {
+        "doc_id": row["doc_id"],
+        "title": row["title"],
+        "text": None if text is None else text[:LIMIT],
+        "characters": len(text or ""),
+    }
 
 
 # ---- the page
@@ -377,12 +533,28 @@ def render(data: Row) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "share": _share, "head": _head, "words": _words, "pretty": _pretty}
+    environment.filters |= {
+        "number": _number,
+        "share": _share,
+        "head": _head,
+        "words": _words,
+        "pretty": _pretty,
+    }
     environment.tests["code"] = _is_code
     return environment.get_template("report.html.jinja").render(
-        **data, figures=figures(data), plotlyjs=get_plotlyjs(), terms=TERMS, reasons=REASONS, colours=COLOURS, limit=LIMIT
+        **data,
+        figures=figures(data),
+        plotlyjs=get_plotlyjs(),
+        terms=TERMS,
+        reasons=REASONS,
+        colours=COLOURS,
+        limit=LIMIT,
     )
 
 

@@ -1,7 +1,9 @@
-"""survivors of a shard -> an order: which of the candidates that passed every rule become the negatives, the first ones of it.
+"""survivors of a shard -> an order: which of the candidates that passed every rule become the
+negatives, the first ones of it.
 
-A sampler gives each query's survivors their position, 1 for the first choice; 0 for what it leaves out. What it gives to a query depends
-on that query alone, and whatever is random on `Pool.draw` alone: so neither shards nor workers can change a set. Ties are broken by turn.
+A sampler gives each query's survivors their position, 1 for the first choice; 0 for what it leaves
+out. What it gives to a query depends on that query alone, and whatever is random on `Pool.draw`
+alone: so neither shards nor workers can change a set. Ties are broken by turn.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,9 @@ import numpy as np
 
 Vectors = Callable[[np.ndarray], np.ndarray]
 Need = Literal["score", "positives", "weight", "vectors"]
-DEPENDENT = 1e-10  # a unit vector is in the span of others if no more than this of it, squared, is outside; float32 is good for 1e-14
+# a unit vector is in the span of others if no more than this of it, squared, is outside; float32 is
+# good for 1e-14
+DEPENDENT = 1e-10
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Pool:
         turn: (c,) int64, unique within a query; the lowest comes first in order of retrieval ranks.
         draw: (c,) float64 in (0, 1), uniform, made of (seed, query_id, doc_id) alone.
         score: (c,) float64, s_n, finite.
-        positive_query: (p,) int64, ascending: the queries of all positives; every query in `query` has one, others may be there too.
+        positive_query: (p,) int64, ascending: the queries of all positives; every query in `query`
+            has one, others may be there too.
         positive_score: (p,) float64, s_p, finite where the query is in `query`.
         weight: (c,) float64 from 0, as `Cells.weigh` gives them.
         vectors: places in this pool (m,) -> (m, d) float32, asked for one query at a time.
@@ -44,11 +49,14 @@ class Pool:
     vectors: Vectors | None = None
 
     def bounds(self) -> np.ndarray:
-        """Return where each query's survivors begin, and where the last one's end, (queries + 1,) int64."""
+        """Return where each query's survivors begin, and where the last one's end, (queries +
+        1,) int64.
+        """
         return np.flatnonzero(np.diff(self.query, prepend=np.nan, append=np.nan))
 
     def positives(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the scores of positives, (p,), and where in them those of each query begin and end, each (queries,) int64.
+        """Return the scores of positives, (p,), and where in them those of each query begin and
+        end, each (queries,) int64.
 
         Raises:
             ValueError: a query has none, or one without a score.
@@ -56,10 +64,14 @@ class Pool:
         if self.positive_query is None or self.positive_score is None:
             raise ValueError("this sampler needs positives")
         queries = self.query[self.bounds()[:-1]]
-        first, end = (np.searchsorted(self.positive_query, queries, side) for side in ("left", "right"))
+        first, end = (
+            np.searchsorted(self.positive_query, queries, side) for side in ("left", "right")
+        )
         unscored = np.concatenate(([0], np.cumsum(~np.isfinite(self.positive_score))))
         if ((first == end) | (unscored[first] < unscored[end])).any():
-            raise ValueError("this sampler needs positives of every query, and finite scores of them")
+            raise ValueError(
+                "this sampler needs positives of every query, and finite scores of them"
+            )
         return self.positive_score, first, end
 
 
@@ -70,7 +82,9 @@ def _given(value: np.ndarray | None, name: str) -> np.ndarray:
 
 
 def _place(pool: Pool, *keys: np.ndarray) -> np.ndarray:
-    """Return the positions of survivors in ascending order of keys, the first key first, then of turn."""
+    """Return the positions of survivors in ascending order of keys, the first key first, then of
+    turn.
+    """
     order = np.lexsort((pool.turn, *reversed(keys), pool.query))
     bounds = pool.bounds()
     position = np.empty(len(order), np.int64)
@@ -79,10 +93,12 @@ def _place(pool: Pool, *keys: np.ndarray) -> np.ndarray:
 
 
 def _race(pool: Pool, log_weight: np.ndarray) -> np.ndarray:
-    """Draw without replacement, each time with a chance in proportion to the weights of what is left.
+    """Draw without replacement, each time with a chance in proportion to the weights of what is
+    left.
 
-    The order of log w - log(-log u), falling, is such a draw: the keys u^(1/w) of Efraimidis and Spirakis 2006, "Weighted random sampling
-    with a reservoir", twice in logarithms. Where equal weights are so far off that u vanishes beside them, u still decides.
+    The order of log w - log(-log u), falling, is such a draw: the keys u^(1/w) of Efraimidis and
+    Spirakis 2006, "Weighted random sampling with a reservoir", twice in logarithms. Where equal
+    weights are so far off that u vanishes beside them, u still decides.
     """
     return _place(pool, np.log(-np.log(pool.draw)) - log_weight, -pool.draw)
 
@@ -98,39 +114,50 @@ def random(pool: Pool) -> np.ndarray:
 
 
 def hardest(pool: Pool) -> np.ndarray:
-    """Order by score: the highest first, whatever source found it. Ours; what `mine_hard_negatives` does with the scores of a reranker."""
+    """Order by score: the highest first, whatever source found it. Ours; what
+    `mine_hard_negatives` does with the scores of a reranker.
+    """
     return _place(pool, -_given(pool.score, "score"))
 
 
 def simans(pool: Pool, a: float, b: float) -> np.ndarray:
-    """Draw without replacement with p(n) in proportion to exp(-a (s_n - s_p - b)^2): what lies near s_p + b, neither easy nor false.
+    """Draw without replacement with p(n) in proportion to exp(-a (s_n - s_p - b)^2): what lies near
+    s_p + b, neither easy nor false.
 
-    Published: Zhou et al. 2022, "SimANS: Simple Ambiguous Negatives Sampling for Dense Text Retrieval" (arXiv 2210.11773). Ours: s_p is the
-    query's lowest positive, where the paper has one.
+    Published: Zhou et al. 2022, "SimANS: Simple Ambiguous Negatives Sampling for Dense Text
+    Retrieval" (arXiv 2210.11773). Ours: s_p is the query's lowest positive, where the paper has
+    one.
 
     Args:
         pool: with score and positives.
-        a: from 0, in 1 / score^2: 0 is uniform; 1 / (2 a) is the square of the distance at which a chance falls to exp(-1/2).
+        a: from 0, in 1 / score^2: 0 is uniform; 1 / (2 a) is the square of the distance at which a
+            chance falls to exp(-1/2).
         b: in units of the score.
     """
     positive, first, end = pool.positives()
-    lowest = np.minimum.reduceat(np.append(positive, np.inf), np.stack((first, end), axis=1).ravel())[::2]
+    lowest = np.minimum.reduceat(
+        np.append(positive, np.inf), np.stack((first, end), axis=1).ravel()
+    )[::2]
     distance = _given(pool.score, "score") - np.repeat(lowest, np.diff(pool.bounds())) - b
     return _race(pool, -a * distance**2)
 
 
 def quantile(pool: Pool, alpha: float) -> np.ndarray:
-    """Keep what scores at or above the query's upper alpha-quantile, in random order; 0 for the others.
+    """Keep what scores at or above the query's upper alpha-quantile, in random order; 0 for the
+    others.
 
-    The quantile is the highest score that at least a share alpha of the query's survivors reach. Published: the truncation, Wang & Liu
-    2021, "Understanding the Behaviour of Contrastive Loss", its hard contrastive loss. Ours: the random order.
+    The quantile is the highest score that at least a share alpha of the query's survivors reach.
+    Published: the truncation, Wang & Liu 2021, "Understanding the Behaviour of Contrastive Loss",
+    its hard contrastive loss. Ours: the random order.
 
     Args:
         pool: with score.
-        alpha: share kept, in (0, 1]: at least one survivor, and more than the share where scores tie at the quantile.
+        alpha: share kept, in (0, 1]: at least one survivor, and more than the share where scores
+            tie at the quantile.
     """
     score, bounds = _given(pool.score, "score"), pool.bounds()
-    least = np.ceil(np.diff(bounds) * alpha - 1e-9).astype(np.int64).clip(1)  # 0.07 * 100 is a little over 7
+    # 0.07 * 100 is a little over 7
+    least = np.ceil(np.diff(bounds) * alpha - 1e-9).astype(np.int64).clip(1)
     falling = score[np.lexsort((-score, pool.query))]
     kept = score >= np.repeat(falling[bounds[:-1] + least - 1], np.diff(bounds))
     return np.where(kept, _place(pool, ~kept, pool.draw), 0)
@@ -138,10 +165,12 @@ def quantile(pool: Pool, alpha: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cells:
-    """How often each pair (bin of surface similarity, bin of semantic similarity) occurs among the survivors of a run.
+    """How often each pair (bin of surface similarity, bin of semantic similarity) occurs among the
+    survivors of a run.
 
-    Ours: inverse propensity after an idea of DebCSE (Miao et al. 2023), whose own formula is another. Bins are equally wide; surface
-    similarities from 0 to 1, scores from low to high; what lies beyond is in the outermost bin. Counts of shards are added by `+`.
+    Ours: inverse propensity after an idea of DebCSE (Miao et al. 2023), whose own formula is
+    another. Bins are equally wide; surface similarities from 0 to 1, scores from low to high; what
+    lies beyond is in the outermost bin. Counts of shards are added by `+`.
 
     Attributes:
         counts: (bins, bins) int64, survivors by surface bin, score bin.
@@ -154,7 +183,9 @@ class Cells:
     high: float
 
     @classmethod
-    def count(cls, surface: np.ndarray, score: np.ndarray, bins: int, low: float, high: float) -> "Cells":
+    def count(
+        cls, surface: np.ndarray, score: np.ndarray, bins: int, low: float, high: float
+    ) -> "Cells":
         """Count the survivors of a shard: surface and score, both (c,)."""
         places = _bin(surface, bins, 0.0, 1.0) * bins + _bin(score, bins, low, high)
         return cls(np.bincount(places, minlength=bins * bins).reshape(bins, bins), low, high)
@@ -163,7 +194,8 @@ class Cells:
         return Cells(self.counts + other.counts, self.low, self.high)
 
     def weights(self, cap: float) -> np.ndarray:
-        """Return the weight of each cell, min(target share / observed share, cap), over its mean over all survivors; 0 of an empty one.
+        """Return the weight of each cell, min(target share / observed share, cap), over its mean
+        over all survivors; 0 of an empty one.
 
         The target is uniform over the cells that are not empty.
 
@@ -179,12 +211,18 @@ class Cells:
         return raw / ((raw * observed).sum() or 1.0)
 
     def weigh(self, surface: np.ndarray, score: np.ndarray, cap: float) -> np.ndarray:
-        """Return the weights of the survivors of a shard, (c,) float64: what `Pool.weight` takes."""
+        """Return the weights of the survivors of a shard, (c,) float64: what `Pool.weight`
+        takes.
+        """
         bins = len(self.counts)
-        return self.weights(cap)[_bin(surface, bins, 0.0, 1.0), _bin(score, bins, self.low, self.high)]
+        return self.weights(cap)[
+            _bin(surface, bins, 0.0, 1.0), _bin(score, bins, self.low, self.high)
+        ]
 
     def effective_sample_size(self, cap: float) -> float:
-        """Return (sum w)^2 / sum w^2 over all survivors of the run: how many equally weighted ones would tell as much; 0 of none."""
+        """Return (sum w)^2 / sum w^2 over all survivors of the run: how many equally weighted
+        ones would tell as much; 0 of none.
+        """
         weights = self.weights(cap)
         squares = (self.counts * weights**2).sum()
         return float((self.counts * weights).sum() ** 2 / squares) if squares else 0.0
@@ -192,28 +230,35 @@ class Cells:
 
 def _bin(value: np.ndarray, bins: int, low: float, high: float) -> np.ndarray:
     if not (np.isfinite(value).all() and low <= high):
-        raise ValueError(f"cells need finite values, and edges that do not fall (found {low} and {high})")
+        raise ValueError(
+            f"cells need finite values, and edges that do not fall (found {low} and {high})"
+        )
     return ((value - low) / ((high - low) or 1.0) * bins).clip(0, bins - 1).astype(np.int64)
 
 
 def propensity(pool: Pool) -> np.ndarray:
-    """Draw without replacement with chances in proportion to `pool.weight`; what weighs nothing comes last. Ours: see `Cells`."""
+    """Draw without replacement with chances in proportion to `pool.weight`; what weighs nothing
+    comes last. Ours: see `Cells`.
+    """
     with np.errstate(divide="ignore"):
         return _race(pool, np.log(_given(pool.weight, "weight")))
 
 
 def diverse(pool: Pool, theta: float, most: int | None = None) -> np.ndarray:
-    """Choose, each time, what raises the log-determinant of the chosen ones' kernel most: near the query, and far from each other.
+    """Choose, each time, what raises the log-determinant of the chosen ones' kernel most: near the
+    query, and far from each other.
 
-    The kernel is diag(e^(alpha r)) V V' diag(e^(alpha r)): V the vectors, scaled to length 1, r the scores, alpha = theta / (2 - 2 theta).
-    So a choice adds 2 alpha r + ln(what is left of its vector outside the span of those chosen before, squared). What lies in that span,
-    such as a copy, comes last, by turn. Published: Chen, Zhang & Zhou 2018, "Fast Greedy MAP Inference for Determinantal Point Process".
+    The kernel is diag(e^(alpha r)) V V' diag(e^(alpha r)): V the vectors, scaled to length 1, r the
+    scores, alpha = theta / (2 - 2 theta). So a choice adds 2 alpha r + ln(what is left of its
+    vector outside the span of those chosen before, squared). What lies in that span, such as a
+    copy, comes last, by turn. Published: Chen, Zhang & Zhou 2018, "Fast Greedy MAP Inference for
+    Determinantal Point Process".
 
     Args:
         pool: with score and vectors.
         theta: in [0, 1): 0 is diversity alone; near 1, score alone.
-        most: choices a query, after which the others follow by turn: for a caller who takes no more. Each costs c (d + most) operations
-            of a query with c survivors.
+        most: choices a query, after which the others follow by turn: for a caller who takes no
+            more. Each costs c (d + most) operations of a query with c survivors.
     """
     bonus = _given(pool.score, "score") * (theta / (1 - theta))
     if pool.vectors is None:
@@ -222,13 +267,17 @@ def diverse(pool: Pool, theta: float, most: int | None = None) -> np.ndarray:
     for start, end in pairwise(bounds.tolist()):
         places = np.arange(start, end)
         places = places[np.argsort(pool.turn[start:end])]
-        picked = _greedy_log_det(_columns(pool.vectors(places)), bonus[places], len(places) if most is None else most)
+        picked = _greedy_log_det(
+            _columns(pool.vectors(places)), bonus[places], len(places) if most is None else most
+        )
         steps[places[picked]] = np.arange(len(picked))
     return _place(pool, steps)
 
 
 def _columns(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (m, d) as columns of length 1, or 0 where they have none, with rows of zeros to a multiple of four: float64."""
+    """Return vectors (m, d) as columns of length 1, or 0 where they have none, with rows of
+    zeros to a multiple of four: float64.
+    """
     columns = np.zeros((-(-vectors.shape[1] // 4) * 4, len(vectors)))
     columns[: vectors.shape[1]] = vectors.T
     length = np.sqrt((columns**2).sum(axis=0))
@@ -239,10 +288,11 @@ def _columns(vectors: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True)
 def _greedy_log_det(columns: np.ndarray, bonus: np.ndarray, most: int) -> np.ndarray:
-    """Return the greedy choices in order, until `most` or until all others are dependent; of equal ones the first.
+    """Return the greedy choices in order, until `most` or until all others are dependent; of equal
+    ones the first.
 
-    A Cholesky decomposition whose pivot is the next choice: `factor` holds its rows, `left` what remains of the diagonal. No library does
-    the sums, so equal columns get equal values.
+    A Cholesky decomposition whose pivot is the next choice: `factor` holds its rows, `left` what
+    remains of the diagonal. No library does the sums, so equal columns get equal values.
     """
     count, most = columns.shape[1], min(most, columns.shape[1])
     factor, row = np.zeros((most + 3, count)), np.empty(count)
@@ -270,24 +320,35 @@ def _greedy_log_det(columns: np.ndarray, bonus: np.ndarray, most: int) -> np.nda
 
 @numba.njit(cache=True, nogil=True)
 def _add_products(row: np.ndarray, columns: np.ndarray, size: int, one: int, sign: float) -> None:
-    """Add to row (m,), or subtract, the inner products of all columns (d, m) with one of them, over the first `size` rows.
+    """Add to row (m,), or subtract, the inner products of all columns (d, m) with one of them, over
+    the first `size` rows.
 
-    Rows are taken in fours, so that `row` is touched a fourth as often; those beyond `size` up to the next multiple of four are zeros.
+    Rows are taken in fours, so that `row` is touched a fourth as often; those beyond `size` up to
+    the next multiple of four are zeros.
     """
     for k in range(np.uintp(0), np.uintp(size), np.uintp(4)):
         k1, k2, k3 = k + np.uintp(1), k + np.uintp(2), k + np.uintp(3)
-        a, b, c, d = sign * columns[k, one], sign * columns[k1, one], sign * columns[k2, one], sign * columns[k3, one]
+        a, b, c, d = (
+            sign * columns[k, one],
+            sign * columns[k1, one],
+            sign * columns[k2, one],
+            sign * columns[k3, one],
+        )
         for i in range(np.uintp(len(row))):
-            row[i] += (a * columns[k, i] + b * columns[k1, i]) + (c * columns[k2, i] + d * columns[k3, i])
+            row[i] += (a * columns[k, i] + b * columns[k1, i]) + (
+                c * columns[k2, i] + d * columns[k3, i]
+            )
 
 
 def eci(pool: Pool) -> np.ndarray:
-    """Choose, each time, what raises `eci_v1` of the query's chosen set most; stop where nothing raises it: 0 for the rest.
+    """Choose, each time, what raises `eci_v1` of the query's chosen set most; stop where nothing
+    raises it: 0 for the rest.
 
-    ECI = ln(1 + n) 2 S D / (S + D) with S the mean s_n and D the mean of max(0, s_p - s_n) over all the query's positives, as in
-    `scoring.eci` with margins "hinge". A query of which no single negative has S > 0 and D > 0 gets none. An unsafe negative, s_n >= s_p,
-    may still raise S by more than it costs: margins keep those out, not this. Takes c^2 operations of a query with c survivors. Ours: the
-    greedy choice; published and reconstructed, the formula.
+    ECI = ln(1 + n) 2 S D / (S + D) with S the mean s_n and D the mean of max(0, s_p - s_n) over all
+    the query's positives, as in `scoring.eci` with margins "hinge". A query of which no single
+    negative has S > 0 and D > 0 gets none. An unsafe negative, s_n >= s_p, may still raise S by
+    more than it costs: margins keep those out, not this. Takes c^2 operations of a query with c
+    survivors. Ours: the greedy choice; published and reconstructed, the formula.
 
     Args:
         pool: with score and positives.
@@ -300,10 +361,15 @@ def eci(pool: Pool) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _greedy_eci(bounds: np.ndarray, score: np.ndarray, first: np.ndarray, end: np.ndarray, positive: np.ndarray) -> np.ndarray:
+def _greedy_eci(
+    bounds: np.ndarray, score: np.ndarray, first: np.ndarray, end: np.ndarray, positive: np.ndarray
+) -> np.ndarray:
     position = np.zeros(len(score), np.int64)
     for query in range(len(first)):
-        mine, placed = score[bounds[query] : bounds[query + 1]], position[bounds[query] : bounds[query + 1]]
+        mine, placed = (
+            score[bounds[query] : bounds[query + 1]],
+            position[bounds[query] : bounds[query + 1]],
+        )
         margin = np.zeros(len(mine))
         for s_p in positive[first[query] : end[query]]:
             margin += np.maximum(s_p - mine, 0.0)
@@ -321,7 +387,9 @@ def _greedy_eci(bounds: np.ndarray, score: np.ndarray, first: np.ndarray, end: n
 
 @numba.njit(cache=True, nogil=True)
 def _best_addition(mine, margin, placed, signals, margins):  # type: ignore[no-untyped-def] # compiled
-    """Return which free one raises S D / (S + D) most, S and D being sums, and to what; -1 and 0 if none makes it positive."""
+    """Return which free one raises S D / (S + D) most, S and D being sums, and to what; -1 and 0
+    if none makes it positive.
+    """
     best, highest = -1, 0.0
     for i in range(len(mine)):
         signal, safety = signals + mine[i], margins + margin[i]
@@ -336,9 +404,10 @@ class Sampler(NamedTuple):
     """A sampler and what of a pool it needs.
 
     Attributes:
-        order: pool, options, most -> position (c,) int64. Options has, where the sampler uses them, the attributes simans_a (for cosines
-            50, a spread of .1), simans_b (0), quantile (.2) and theta (.5); most is how many of a query's first choices the caller can
-            use, None for all.
+        order: pool, options, most -> position (c,) int64. Options has, where the sampler uses them,
+            the attributes simans_a (for cosines 50, a spread of .1), simans_b (0), quantile (.2)
+            and theta (.5); most is how many of a query's first choices the caller can use, None for
+            all.
         needs: what must be in the pool besides query, turn and draw.
     """
 
@@ -350,9 +419,14 @@ SAMPLERS: dict[str, Sampler] = {
     "top": Sampler(lambda pool, options, most: top(pool)),
     "random": Sampler(lambda pool, options, most: random(pool)),
     "hardest": Sampler(lambda pool, options, most: hardest(pool), ("score",)),
-    "simans": Sampler(lambda pool, options, most: simans(pool, options.simans_a, options.simans_b), ("score", "positives")),
+    "simans": Sampler(
+        lambda pool, options, most: simans(pool, options.simans_a, options.simans_b),
+        ("score", "positives"),
+    ),
     "quantile": Sampler(lambda pool, options, most: quantile(pool, options.quantile), ("score",)),
     "propensity": Sampler(lambda pool, options, most: propensity(pool), ("weight",)),
-    "diverse": Sampler(lambda pool, options, most: diverse(pool, options.theta, most), ("score", "vectors")),
+    "diverse": Sampler(
+        lambda pool, options, most: diverse(pool, options.theta, most), ("score", "vectors")
+    ),
     "eci": Sampler(lambda pool, options, most: eci(pool), ("score", "positives")),
 }

@@ -1,7 +1,9 @@
-"""sets + similarities -> metrics: ECI and its parts with intervals, shard by shard; and what the sources retrieve.
+"""sets + similarities -> metrics: ECI and its parts with intervals, shard by shard; and what the
+sources retrieve.
 
-A shard keeps sums per query, `6_metrics/_per_query/<set>`; from these alone come the values, the intervals (bootstrap over queries) and the
-paired differences of two sets. The same resamples serve every set.
+A shard keeps sums per query, `6_metrics/_per_query/<set>`; from these alone come the values, the
+intervals (bootstrap over queries) and the paired differences of two sets. The same resamples serve
+every set.
 """
 
 import shutil
@@ -15,17 +17,19 @@ import pyarrow.compute as pc
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.store import Manifest, Run, Shard, Stage, run_stage, write_table
+from miner.files import write_table
+from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import METRICS, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
 from scoring.options import Score
-from scoring.probing import probe_set, rows_of
+from scoring.probe import probe_set, rows_of
 from scoring.recipe import database, judged, require_judged
-from scoring.show import need_set
+from scoring.sets import need_set
 
 FOLDER, SETS, SOURCES = "6_metrics", "6_metrics/_per_query", "6_metrics/_sources"
 SIMILARITY = "4_judgments/similarity"
-MATCHED = (1, 3, 5, 10, 25, 50, 100)  # sizes at which sets are compared, the first m negatives of each query
+# sizes at which sets are compared, the first m negatives of each query
+MATCHED = (1, 3, 5, 10, 25, 50, 100)
 SUMS = ("negatives", "triples", "signal", "margin")
 COLUMNS = (*SUMS, "unsafe", "empty", *(f"{name}@{size}" for size in MATCHED for name in SUMS))
 OF_SOURCES = ("resamples", "confidence", "seed")  # options that a source's measures depend on
@@ -40,28 +44,38 @@ Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a
 def score(run: Run, options: Score, how: How) -> list[Manifest]:
     """Score sets and all sources: sets, similarities, candidates, positives -> 6_metrics.
 
-    Sources that were not searched with the queries alone are left out: that they rank a positive high or low says nothing of them.
+    Sources that were not searched with the queries alone are left out: that they rank a positive
+    high or low says nothing of them.
 
-    A set's scores are those of judge "similarity", whatever judge its recipe used. Signal is the mean over the set's pairs (query,
-    negative), margin the mean over its triples (query, positive, negative): both pooled, so a query counts by its pairs and a mixture
-    weighs its sources per negative.
+    A set's scores are those of judge "similarity", whatever judge its recipe used. Signal is the
+    mean over the set's pairs (query, negative), margin the mean over its triples (query, positive,
+    negative): both pooled, so a query counts by its pairs and a mixture weighs its sources per
+    negative.
 
     Returns:
         the manifests of the sets, then of the sources.
 
     Raises:
-        UserError: a set is not there, there is nothing to score, or pairs of a set have no similarity.
+        UserError: a set is not there, there is nothing to score, or pairs of a set have no
+            similarity.
     """
     run.tables()  # without them, that is what there is to say
     names, sources = options.sets or run.names("5_sets"), run.names("3_candidates")
     if not names and not sources:
-        raise UserError(f"{run.path} has neither a set nor a source to score; run `quarry mine SOURCE` and `quarry select SET` first")
+        raise UserError(
+            f"{run.path} has neither a set nor a source to score; run `quarry mine SOURCE` and"
+            " `quarry select SET` first"
+        )
     scored = [_score_set(run, name, options, how) for name in names]
-    return scored + [_score_source(run, name, options, how) for name in sources if _answers_queries(run, name)]
+    return scored + [
+        _score_source(run, name, options, how) for name in sources if _answers_queries(run, name)
+    ]
 
 
 def _answers_queries(run: Run, source: str) -> bool:
-    """Tell whether a source's ranks say how well it finds positives. If not, take measures away that an earlier one of its name left."""
+    """Tell whether a source's ranks say how well it finds positives. If not, take measures away
+    that an earlier one of its name left.
+    """
     found = run.need_current(f"3_candidates/{source}", f"mine {source}")
     if found.facts.get("searched_with", "query") == "query":
         return True
@@ -72,12 +86,19 @@ def _answers_queries(run: Run, source: str) -> bool:
 
 def metrics(run: Run) -> pa.Table:
     """Return all finished metrics of a run, sets first, each in order of name."""
-    files = [f"set-{name}" for name in run.names(SETS)] + [f"source-{name}" for name in run.names(SOURCES)]
-    return pa.concat_tables([METRICS.schema.empty_table(), *(run.read(FOLDER, file) for file in files)])
+    files = [f"set-{name}" for name in run.names(SETS)] + [
+        f"source-{name}" for name in run.names(SOURCES)
+    ]
+    return pa.concat_tables(
+        [METRICS.schema.empty_table(), *(run.read(FOLDER, file) for file in files)]
+    )
 
 
-def paired_difference(run: Run, set_a: str, set_b: str, measure: str, options: Score) -> tuple[float, float | None, float | None]:
-    """Return by how much a measure of set_a exceeds that of set_b, with the interval of the difference.
+def paired_difference(
+    run: Run, set_a: str, set_b: str, measure: str, options: Score
+) -> tuple[float, float | None, float | None]:
+    """Return by how much a measure of set_a exceeds that of set_b, with the interval of the
+    difference.
 
     Both sets are resampled with the same queries, so what makes a query easy for both cancels out.
 
@@ -100,7 +121,10 @@ def paired_difference(run: Run, set_a: str, set_b: str, measure: str, options: S
         value, spread = _evaluate(sums, options, partial(_set_measures, sizes=_sizes(sums)))
         key = next((key for key in value if key[0] == measure), None)
         if key is None:
-            raise UserError(f"set {name} has no measure {measure!r}; take one of {', '.join(sorted(name for name, _ in value))}")
+            raise UserError(
+                f"set {name} has no measure {measure!r}; take one of"
+                f" {', '.join(sorted(name for name, _ in value))}"
+            )
         values.append(value[key][0])
         resamples.append(spread[key])
     return float(values[0] - values[1]), *_interval(resamples[0] - resamples[1], options.confidence)
@@ -108,38 +132,71 @@ def paired_difference(run: Run, set_a: str, set_b: str, measure: str, options: S
 
 def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
     made, similar = need_set(run, name), run.need_current(SIMILARITY, "judge similarity")
-    sources = {(folder, before) for folder, before in made.inputs.items() if folder.startswith("3_candidates/")}
+    sources = {
+        (folder, before)
+        for folder, before in made.inputs.items()
+        if folder.startswith("3_candidates/")
+    }
     tables = run.tables().fingerprint
     if not {*sources, ("1_tables", tables)} <= set(similar.inputs.items()):
         require_judged(run, "similarity", ["1_tables", f"5_sets/{name}"])
-    inputs = {"1_tables": tables, f"5_sets/{name}": made.fingerprint, SIMILARITY: similar.fingerprint}
-    stage = Stage(f"{SETS}/{name}", "per_query", options.model_dump(mode="json", exclude={"sets"}), inputs, cheap=True)
+    inputs = {
+        "1_tables": tables,
+        f"5_sets/{name}": made.fingerprint,
+        SIMILARITY: similar.fingerprint,
+    }
+    stage = Stage(
+        f"{SETS}/{name}",
+        "per_query",
+        options.model_dump(mode="json", exclude={"sets"}),
+        inputs,
+        cheap=True,
+    )
 
     def reduce() -> dict[str, Any]:
         sums = _read_sums(run, stage.folder)
         value, spread = _evaluate(sums, options, partial(_set_measures, sizes=_sizes(sums)))
         with_negatives = int((sums["empty"] == 0).sum())
-        rows, facts = _rows(name, value, spread, options.confidence, with_negatives), dict[str, Any]()
+        rows, facts = (
+            _rows(name, value, spread, options.confidence, with_negatives),
+            dict[str, Any](),
+        )
         if options.probe and (probe := probe_set(run, name, options.probe_most, options.seed)):
             rows = pa.concat_tables([rows, rows_of(name, probe)])
-            facts = {"probe_telling": dict(zip(("negatives", "originals"), probe.telling, strict=True))}
+            facts = {
+                "probe_telling": dict(zip(("negatives", "originals"), probe.telling, strict=True))
+            }
         write_table(run.path / FOLDER / f"set-{name}.parquet", rows)
-        return facts | {"queries": len(sums["empty"]), "pooling": "signal over pairs, margin over triples"}
+        return facts | {
+            "queries": len(sums["empty"]),
+            "pooling": "signal over pairs, margin over triples",
+        }
 
-    return run_stage(run, stage, lambda: partial(_sum_shard, run, name, options.unsafe == "hinge"), run.query_shards(), how, reduce)
+    return run_stage(
+        run,
+        stage,
+        lambda: partial(_sum_shard, run, name, options.unsafe == "hinge"),
+        run.query_shards(),
+        how,
+        reduce,
+    )
 
 
 SCORES = """
 WITH scores AS (SELECT query_id, doc_id, score::DOUBLE AS s FROM judged WHERE isfinite(score)),
-n AS (SELECT query_id, list(s ORDER BY rank) AS negative FROM negatives JOIN scores USING (query_id, doc_id) GROUP BY query_id),
-p AS (SELECT query_id, list(s ORDER BY doc_id) AS positive FROM positives JOIN scores USING (query_id, doc_id) GROUP BY query_id)
+n AS (SELECT query_id, list(s ORDER BY rank) AS negative FROM negatives
+    JOIN scores USING (query_id, doc_id) GROUP BY query_id),
+p AS (SELECT query_id, list(s ORDER BY doc_id) AS positive FROM positives
+    JOIN scores USING (query_id, doc_id) GROUP BY query_id)
 SELECT query_id, coalesce(positive, []) AS positive, coalesce(negative, []) AS negative
 FROM queries LEFT JOIN p USING (query_id) LEFT JOIN n USING (query_id) ORDER BY query_id
 """
 
 
 def _sum_shard(run: Run, name: str, hinge: bool, key: str) -> Shard:
-    """Sum one shard of a set query by query, and count its scores and margins in bins; pairs without a finite score are dropped."""
+    """Sum one shard of a set query by query, and count its scores and margins in bins; pairs
+    without a finite score are dropped.
+    """
     tables = {
         "queries": run.read("1_tables/queries", key),
         "positives": run.read("1_tables/positives", key),
@@ -151,12 +208,22 @@ def _sum_shard(run: Run, name: str, hinge: bool, key: str) -> Shard:
     positives = [np.array(values) for values in scores["positive"].to_pylist()]
     negatives = [np.array(values) for values in scores["negative"].to_pylist()]
     pairs = list(zip(positives, negatives, strict=True))
-    sums = np.array([query_sums(positive, negative, hinge) for positive, negative in pairs]).reshape(-1, len(COLUMNS))
-    per_query = pa.table({"query_id": scores["query_id"]} | {column: sums[:, place] for place, column in enumerate(COLUMNS)})
+    sums = np.array(
+        [query_sums(positive, negative, hinge) for positive, negative in pairs]
+    ).reshape(-1, len(COLUMNS))
+    per_query = pa.table(
+        {"query_id": scores["query_id"]}
+        | {column: sums[:, place] for place, column in enumerate(COLUMNS)}
+    )
     raw = (margins(positive, negative, hinge=False).ravel() for positive, negative in pairs)
     histograms = {"s_n": negatives, "s_p": positives, "margin": raw}
-    unscored = len(tables["negatives"]) + len(tables["positives"]) - sum(len(p) + len(n) for p, n in pairs)
-    return Shard({f"_histograms/{key}": _histograms(histograms), key: per_query}, {"no_score": unscored} if unscored else {})
+    unscored = (
+        len(tables["negatives"]) + len(tables["positives"]) - sum(len(p) + len(n) for p, n in pairs)
+    )
+    return Shard(
+        {f"_histograms/{key}": _histograms(histograms), key: per_query},
+        {"no_score": unscored} if unscored else {},
+    )
 
 
 def query_sums(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.ndarray:
@@ -168,12 +235,15 @@ def query_sums(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.nd
         hinge: margins below zero count as zero.
 
     Returns:
-        (len(COLUMNS),) float64: negatives, triples, sum of s_n, sum of margins over triples, triples with s_n >= s_p, 1 if there is no
-        negative; then the first four again for the first m negatives only.
+        (len(COLUMNS),) float64: negatives, triples, sum of s_n, sum of margins over triples,
+        triples with s_n >= s_p, 1 if there is no negative; then the first four again for the first
+        m negatives only.
     """
     sizes = np.minimum((len(negative), *MATCHED), len(negative))
     signal = np.concatenate(([0.0], np.cumsum(negative)))[sizes]
-    margin = np.concatenate(([0.0], np.cumsum(margins(positive, negative, hinge).sum(axis=0))))[sizes]
+    margin = np.concatenate(([0.0], np.cumsum(margins(positive, negative, hinge).sum(axis=0))))[
+        sizes
+    ]
     sums = np.stack((sizes, sizes * len(positive), signal, margin), axis=1)
     unsafe = np.count_nonzero(margins(positive, negative, hinge=False) <= 0)
     flags = np.array([unsafe, len(negative) == 0], np.float64)
@@ -186,8 +256,19 @@ def _histograms(quantities: Mapping[str, Iterable[np.ndarray]]) -> pa.Table:
     for quantity, arrays in quantities.items():
         end = RANGES[quantity]
         values = np.clip(np.concatenate([np.empty(0), *arrays]), -end, end)
-        count, edges = np.histogram(values, np.linspace(-end, end, round(2 * end / BIN) + 1).round(2))
-        parts.append(pa.table({"quantity": [quantity] * len(count), "low": edges[:-1], "high": edges[1:], "count": count.astype(np.int64)}))
+        count, edges = np.histogram(
+            values, np.linspace(-end, end, round(2 * end / BIN) + 1).round(2)
+        )
+        parts.append(
+            pa.table(
+                {
+                    "quantity": [quantity] * len(count),
+                    "low": edges[:-1],
+                    "high": edges[1:],
+                    "count": count.astype(np.int64),
+                }
+            )
+        )
     return pa.concat_tables(parts)
 
 
@@ -211,9 +292,17 @@ def _set_measures(sums: Sums, queries: int, sizes: Sequence[int]) -> Values:
         mean = sums[f"negatives{suffix}"] / queries
         signal = _ratio(sums[f"signal{suffix}"], sums[f"negatives{suffix}"])
         margin = _ratio(sums[f"margin{suffix}"], sums[f"triples{suffix}"])
-        values |= {(f"eci_v1{suffix}", k): eci_v1(mean, signal, margin), (f"signal{suffix}", k): signal, (f"margin{suffix}", k): margin}
+        values |= {
+            (f"eci_v1{suffix}", k): eci_v1(mean, signal, margin),
+            (f"signal{suffix}", k): signal,
+            (f"margin{suffix}", k): margin,
+        }
         if not suffix:
-            values |= {("efficiency", k): efficiency(signal, margin), ("capacity", k): capacity(mean), ("negatives", k): mean}
+            values |= {
+                ("efficiency", k): efficiency(signal, margin),
+                ("capacity", k): capacity(mean),
+                ("negatives", k): mean,
+            }
     values["unsafe_share", None] = _ratio(sums["unsafe"], sums["triples"])
     values["queries_without_negatives", None] = sums["empty"] / queries
     return values
@@ -223,16 +312,25 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-def _evaluate(sums: Sums, options: Score, measures: Callable[[Sums, int], Values]) -> tuple[Values, Values]:
+def _evaluate(
+    sums: Sums, options: Score, measures: Callable[[Sums, int], Values]
+) -> tuple[Values, Values]:
     """Return every measure of all queries, (1,), and of each resample of them, (resamples,)."""
     matrix = np.stack(list(sums.values()), axis=1)
-    totals, resampled = matrix.sum(axis=0, keepdims=True), bootstrap(matrix, options.resamples, options.seed)
-    point, spread = (measures(dict(zip(sums, sheet.T, strict=True)), max(1, len(matrix))) for sheet in (totals, resampled))
+    totals, resampled = (
+        matrix.sum(axis=0, keepdims=True),
+        bootstrap(matrix, options.resamples, options.seed),
+    )
+    point, spread = (
+        measures(dict(zip(sums, sheet.T, strict=True)), max(1, len(matrix)))
+        for sheet in (totals, resampled)
+    )
     return point, spread
 
 
 def bootstrap(matrix: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return column sums of `resamples` draws of rows with replacement; the draws depend on seed and number of rows alone.
+    """Return column sums of `resamples` draws of rows with replacement; the draws depend on seed
+    and number of rows alone.
 
     Args:
         matrix: (q, s), a row per query.
@@ -266,12 +364,24 @@ def _rows(name: str, value: Values, spread: Values, confidence: float, n: int) -
     for (measure, k), point in value.items():
         low, high = _interval(spread[measure, k], confidence)
         known = None if np.isnan(point[0]) else float(point[0])
-        rows.append({"set_name": name, "measure": measure, "k": k, "value": known, "low": low, "high": high, "n": n})
+        rows.append(
+            {
+                "set_name": name,
+                "measure": measure,
+                "k": k,
+                "value": known,
+                "low": low,
+                "high": high,
+                "n": n,
+            }
+        )
     return conform(pa.Table.from_pylist(rows, METRICS.schema), METRICS)
 
 
 def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
-    """Measure a source's retrieval: candidates, positives -> ndcg@10 and recall@100, or less deep if the source is."""
+    """Measure a source's retrieval: candidates, positives -> ndcg@10 and recall@100, or less
+    deep if the source is.
+    """
     found = run.need_current(f"3_candidates/{name}", f"mine {name}")
     inputs = {"1_tables": run.tables().fingerprint, f"3_candidates/{name}": found.fingerprint}
     stage = Stage(
@@ -289,15 +399,26 @@ def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
         write_table(run.path / FOLDER / f"source-{name}.parquet", rows)
         return {"queries": len(sums["queries"])}
 
-    return run_stage(run, stage, lambda: partial(_retrieval_shard, run, name, _depth(run, found)), run.query_shards(), how, reduce)
+    return run_stage(
+        run,
+        stage,
+        lambda: partial(_retrieval_shard, run, name, _depth(run, found)),
+        run.query_shards(),
+        how,
+        reduce,
+    )
 
 
 def _depth(run: Run, source: Manifest) -> int:
-    """Return to which rank a source answers every query in full: the k it was mined with, else the deepest rank that it has."""
+    """Return to which rank a source answers every query in full: the k it was mined with, else
+    the deepest rank that it has.
+    """
     mined = source.options.get("k")
     if mined is not None:
         return int(mined)
-    deepest = [pc.max(run.read(source.stage, key)["rank"]).as_py() or 0 for key in run.query_shards()]
+    deepest = [
+        pc.max(run.read(source.stage, key)["rank"]).as_py() or 0 for key in run.query_shards()
+    ]
     return max([1, *deepest])
 
 
@@ -309,18 +430,28 @@ def _retrieval_shard(run: Run, name: str, depth: int, key: str) -> Shard:
     for row in run.read("1_tables/positives", key).to_pylist():
         relevant.setdefault(row["query_id"], {})[row["doc_id"]] = max(1, row["relevance"] or 1)
     found: dict[str, dict[str, float]] = {query_id: {} for query_id in relevant}
-    for row in run.read(f"3_candidates/{name}", key).select(["query_id", "doc_id", "rank"]).to_pylist():
+    for row in (
+        run.read(f"3_candidates/{name}", key).select(["query_id", "doc_id", "rank"]).to_pylist()
+    ):
         found.setdefault(row["query_id"], {})[row["doc_id"]] = -float(row["rank"])
     measured = ir_measures.iter_calc([ndcg, recall], relevant, found) if relevant else ()
     values = {(metric.query_id, metric.measure): metric.value for metric in measured}
     query_ids = run.read("1_tables/queries", key)["query_id"].to_pylist()
     columns: dict[str, Any] = {"query_id": pa.array(query_ids, pa.string())}
     for label, measure in ((f"ndcg@{min(10, depth)}", ndcg), (f"recall@{min(100, depth)}", recall)):
-        columns[label] = pa.array([values.get((query_id, measure), 0.0) for query_id in query_ids], pa.float64())
-    columns["queries"] = pa.array([float(query_id in relevant) for query_id in query_ids], pa.float64())
+        columns[label] = pa.array(
+            [values.get((query_id, measure), 0.0) for query_id in query_ids], pa.float64()
+        )
+    columns["queries"] = pa.array(
+        [float(query_id in relevant) for query_id in query_ids], pa.float64()
+    )
     return Shard({key: pa.table(columns)})
 
 
 def _source_measures(sums: Sums, queries: int) -> Values:
     """Return means over the queries that have a positive."""
-    return {(name, int(name.partition("@")[2])): _ratio(total, sums["queries"]) for name, total in sums.items() if name != "queries"}
+    return {
+        (name, int(name.partition("@")[2])): _ratio(total, sums["queries"])
+        for name, total in sums.items()
+        if name != "queries"
+    }

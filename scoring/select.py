@@ -1,24 +1,29 @@
-"""candidates + judgments -> sets: the only place that keeps, drops or promotes, by a recipe, and each with its reason.
+"""candidates + judgments -> sets: the only place that keeps, drops or promotes, by a recipe, and
+each with its reason.
 
 A candidate meets the rules in this order, and the first that it fails is its reason:
 
     positive            it is a positive of the query, by id
-    same_text, near_duplicate, contains_positive, equals_query, linked, co_cited, same_label   as judge duplicates says, if it was asked
+    same_text, near_duplicate, contains_positive, equals_query, linked, co_cited, same_label   as
+    judge duplicates says, if it was asked
     near_positive       its vector is a near-copy of a positive's, if judge similarity was asked
     promote:JUDGE       judges call it relevant: it is written apart, in `_promoted`
     drop:JUDGE          a judge of the recipe says so itself
     other_positive      it is a positive of another query, and the recipe wants none
     min_rank, max_rank  its rank in the source's own answer, before anything is left out
-    no_score            a rule below needs a score, of it or of the query's positives, that is null or not finite
-    absolute_margin, percent_margin, percentile_margin, min_score, max_score   its score s_n against s_p, the query's lowest positive
+    no_score            a rule below needs a score, of it or of the query's positives, that is
+                        null or not finite
+    absolute_margin, percent_margin, percentile_margin, min_score, max_score   its score s_n against
+    s_p, the query's lowest positive
     SAMPLER             the sampler of the recipe leaves it out (quantile, eci)
     quota               more than K of the source remain: the sampler's order decides which K
     negatives           the mixture has more than N
 
-Rules of another judge than `--judge` have ":JUDGE" after their name. The sampler `top` takes each source's candidates in order of rank,
-and sources by turns: everyone's first, in the order of the recipe, then everyone's second. Any other sampler puts the survivors of all
-sources in one order, each document once; a source's K are its first K in that order. Either way a document of two sources is one negative,
-and the slot that it had in the other source is not filled again.
+Rules of another judge than `--judge` have ":JUDGE" after their name. The sampler `top` takes each
+source's candidates in order of rank, and sources by turns: everyone's first, in the order of the
+recipe, then everyone's second. Any other sampler puts the survivors of all sources in one order,
+each document once; a source's K are its first K in that order. Either way a document of two sources
+is one negative, and the slot that it had in the other source is not filled again.
 """
 
 from collections import Counter
@@ -34,8 +39,17 @@ from miner.engine import How
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import JUDGMENTS, PROMOTED, REJECTED, SETS, conform
 from scoring.options import Select
-from scoring.pools import count_cells, positions, survivors
-from scoring.recipe import DUPLICATES, NEAREST, Recipe, database, judged, percentiles, read_recipe, rules
+from scoring.pool import count_cells, positions, survivors
+from scoring.recipe import (
+    DUPLICATES,
+    NEAREST,
+    Recipe,
+    database,
+    judged,
+    percentiles,
+    read_recipe,
+    rules,
+)
 from scoring.samplers import SAMPLERS, Cells
 
 
@@ -54,16 +68,21 @@ class Prepared(NamedTuple):
 
 
 def select(run: Run, options: Select, how: How) -> Manifest:
-    """Make a set: candidates, judgments -> 5_sets/<name>, with what was left out in `_rejected`, what was promoted in `_promoted`.
+    """Make a set: candidates, judgments -> 5_sets/<name>, with what was left out in `_rejected`,
+    what was promoted in `_promoted`.
 
     A set of the same recipe whose sources or judges have changed is made again.
 
     Raises:
-        UserError: a source, a judge or a judgment that the recipe needs is not there, or the set was made by another recipe.
+        UserError: a source, a judge or a judgment that the recipe needs is not there, or the set
+            was made by another recipe.
     """
     recipe = read_recipe(run, options)
     stage = Stage(f"5_sets/{options.name}", "sets", options.record(), recipe.inputs, cheap=True)
-    facts: dict[str, Any] = {"protected_by": recipe.protected_by, "mixture": "by turns, one negative of each source"}
+    facts: dict[str, Any] = {
+        "protected_by": recipe.protected_by,
+        "mixture": "by turns, one negative of each source",
+    }
     if options.sampler != "top":
         facts["mixture"] = f"one order of all sources, by sampler {options.sampler}"
 
@@ -82,8 +101,10 @@ def preview(run: Run, options: Select) -> dict[str, Any]:
     """Return what `select` would do, and write nothing.
 
     Returns:
-        {set_name, rows: {"sets": …, "rejected": …}, queries: with at least one negative, drops: {reason: rows}, protected_by,
-        funnel: {source: {"candidates": rows, reason: rows that fell there…, "kept": rows}}}; reasons in the order in which they are met.
+        {set_name, rows: {"sets": …, "rejected": …}, queries: with at least one negative, drops:
+        {reason: rows}, protected_by,
+        funnel: {source: {"candidates": rows, reason: rows that fell there…, "kept": rows}}};
+            reasons in the order in which they are met.
 
     Raises:
         UserError: as in `select`.
@@ -111,8 +132,14 @@ def preview(run: Run, options: Select) -> dict[str, Any]:
 
 
 def _funnel(fates: Counter[tuple[str, int, str]], source: str) -> dict[str, int]:
-    """Count by fate, which may be met at two steps; the fates are those of any source, so that sources can be set side by side."""
-    found = dict.fromkeys([fate for _, _, fate in sorted(fates, key=lambda fate: fate[1:]) if fate != "kept"] + ["kept"], 0)
+    """Count by fate, which may be met at two steps; the fates are those of any source, so that
+    sources can be set side by side.
+    """
+    found = dict.fromkeys(
+        [fate for _, _, fate in sorted(fates, key=lambda fate: fate[1:]) if fate != "kept"]
+        + ["kept"],
+        0,
+    )
     for (name, _, fate), count in fates.items():
         found[fate] += count if name == source else 0
     return {"candidates": sum(found.values()), **found}
@@ -133,15 +160,26 @@ def prepare(run: Run, recipe: Recipe) -> Prepared:
 
 
 def _facts(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
-    facts: dict[str, Any] = {"percentile_margins": prepared.percentile} if prepared.percentile else {}
+    facts: dict[str, Any] = (
+        {"percentile_margins": prepared.percentile} if prepared.percentile else {}
+    )
     if prepared.cells is not None:
         counts, cap = prepared.cells.counts, recipe.options.weight_cap
-        facts |= {"survivors": int(counts.sum()), "effective_sample_size": round(prepared.cells.effective_sample_size(cap), 1)}
+        facts |= {
+            "survivors": int(counts.sum()),
+            "effective_sample_size": round(prepared.cells.effective_sample_size(cap), 1),
+        }
     return facts
 
 
 def _all_positives(run: Run) -> pa.Table:
-    return pa.table({"doc_id": pc.unique(pa.concat_tables(_positives(run, key) for key in run.query_shards())["doc_id"])})
+    return pa.table(
+        {
+            "doc_id": pc.unique(
+                pa.concat_tables(_positives(run, key) for key in run.query_shards())["doc_id"]
+            )
+        }
+    )
 
 
 def _positives(run: Run, key: str) -> pa.Table:
@@ -149,15 +187,25 @@ def _positives(run: Run, key: str) -> pa.Table:
 
 
 def _count_other_positives(run: Run, folder: str) -> int:
-    """Count the negatives of a set that are positives of another query: by id none is one of its own."""
-    positives = _all_positives(run)["doc_id"].combine_chunks() if run.query_shards() else pa.array([], pa.string())
-    return sum(pc.sum(pc.is_in(run.read(folder, key)["doc_id"], positives)).as_py() or 0 for key in run.query_shards())
+    """Count the negatives of a set that are positives of another query: by id none is one of its
+    own.
+    """
+    positives = (
+        _all_positives(run)["doc_id"].combine_chunks()
+        if run.query_shards()
+        else pa.array([], pa.string())
+    )
+    return sum(
+        pc.sum(pc.is_in(run.read(folder, key)["doc_id"], positives)).as_py() or 0
+        for key in run.query_shards()
+    )
 
 
 FACTS = """
 CREATE TEMP TABLE graded AS
 WITH facts AS (
-    SELECT candidates.*, {columns}, positives.doc_id IS NOT NULL AS is_positive, copies.reason AS copy, copies.score AS copy_score,
+    SELECT candidates.*, {columns}, positives.doc_id IS NOT NULL AS is_positive, copies.reason AS
+        copy, copies.score AS copy_score,
         near.score::DOUBLE AS nearest, everyones.doc_id IS NOT NULL AS is_other_positive
     FROM candidates
     {joins}
@@ -168,51 +216,64 @@ WITH facts AS (
 )
 SELECT *, CASE {steps} ELSE {passed} END AS step FROM facts
 """
-# Of judge number {i}: the score, verdict and reason of a candidate, and the lowest score of the query's positives, null if one has none.
+# Of judge number {i}: the score, verdict and reason of a candidate, and the lowest score of the
+# query's positives, null if one has none.
 SCORES = """
 LEFT JOIN (
-    SELECT query_id, doc_id, CASE WHEN isfinite(score) THEN score::DOUBLE END AS s_{i}, verdict AS v_{i}, reason AS r_{i} FROM judged_{i}
+    SELECT query_id, doc_id, CASE WHEN isfinite(score)
+        THEN score::DOUBLE END AS s_{i}, verdict AS v_{i}, reason AS r_{i} FROM judged_{i}
 ) AS scores_{i} USING (query_id, doc_id)
 LEFT JOIN (
     SELECT query_id, CASE WHEN count(*) = count(s) THEN min(s) END AS p_{i}
     FROM positives LEFT JOIN (
-        SELECT query_id, doc_id, CASE WHEN isfinite(score) THEN score::DOUBLE END AS s FROM judged_{i}
+        SELECT query_id, doc_id, CASE WHEN isfinite(score) THEN score::DOUBLE END AS s
+            FROM judged_{i}
     ) USING (query_id, doc_id) GROUP BY query_id
 ) AS lowest_{i} USING (query_id)
 """
 PICK = """
 CREATE TEMP TABLE picked AS
 WITH placed AS (
-    SELECT *, CASE WHEN step = {passed} THEN row_number() OVER (PARTITION BY query_id, place, step ORDER BY {order}, doc_id) END AS slot
+    SELECT *, CASE WHEN step = {passed} THEN row_number() OVER (PARTITION BY query_id, place, step
+        ORDER BY {order}, doc_id) END AS slot
     FROM graded
 )
 SELECT *, coalesce(slot <= most, step = {passed}) AS picked FROM placed
 """
-# By turns, a pair's turn is its slot in a source's own selection, then the source's place in the recipe.
+# By turns, a pair's turn is its slot in a source's own selection, then the source's place in the
+# recipe.
 MIX = """
 CREATE TEMP TABLE mixed AS
 SELECT query_id, doc_id, row_number() OVER (PARTITION BY query_id ORDER BY min({mix})) AS turn
 FROM picked WHERE picked GROUP BY query_id, doc_id
 """
 KEEP = """
-SELECT query_id, doc_id, '{name}' AS set_name, list({{'source': source, 'rank': rank, 'score': score}} ORDER BY place) AS sources,
+SELECT query_id, doc_id, '{name}' AS set_name, list({{'source': source, 'rank': rank, 'score':
+    score}} ORDER BY place) AS sources,
     turn AS rank, any_value(s_0) AS score, any_value(p_0) AS positive_score, 1.0 AS weight
 FROM picked JOIN mixed USING (query_id, doc_id)
 WHERE turn <= {negatives} GROUP BY query_id, doc_id, turn ORDER BY query_id, turn
 """
 REJECT = """
 SELECT query_id, doc_id, '{name}' AS set_name, {fate} AS reason,
-    CASE WHEN picked THEN turn WHEN step = {passed} THEN slot ELSE CASE step {values} END END::DOUBLE AS value,
-    CASE WHEN picked THEN {negatives} WHEN step = {passed} THEN most ELSE CASE step {thresholds} END END::DOUBLE AS threshold
+    CASE WHEN picked THEN turn WHEN step = {passed} THEN slot
+        ELSE CASE step {values} END END::DOUBLE AS value,
+    CASE WHEN picked THEN {negatives} WHEN step = {passed} THEN most
+        ELSE CASE step {thresholds} END END::DOUBLE AS threshold
 FROM picked LEFT JOIN mixed USING (query_id, doc_id)
 WHERE coalesce(turn > {negatives}, true)
 QUALIFY row_number() OVER (PARTITION BY query_id, doc_id ORDER BY picked DESC, step DESC, place) = 1
 ORDER BY query_id, doc_id
 """
-FATE = "CASE WHEN picked THEN 'negatives' WHEN step = {passed} THEN 'quota' ELSE CASE step {reasons} END END"
+FATE = (
+    "CASE WHEN picked THEN 'negatives' WHEN step = {passed} THEN 'quota' ELSE CASE step {reasons}"
+    " END END"
+)
 FATES = """
-SELECT source, CASE WHEN turn <= {negatives} THEN {passed} + 2 + picked::INT ELSE step + picked::INT END AS step,
-    CASE WHEN turn <= {negatives} AND picked THEN 'kept' WHEN turn <= {negatives} THEN 'kept from another source' ELSE {fate} END AS fate,
+SELECT source, CASE WHEN turn <= {negatives} THEN {passed} + 2 + picked::INT
+    ELSE step + picked::INT END AS step,
+    CASE WHEN turn <= {negatives} AND picked THEN 'kept' WHEN turn <= {negatives}
+        THEN 'kept from another source' ELSE {fate} END AS fate,
     count(*) AS rows
 FROM picked LEFT JOIN mixed USING (query_id, doc_id) GROUP BY ALL
 """
@@ -245,7 +306,8 @@ def _select_shard(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> Sha
 def choose(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> Chosen:
     """Carry a recipe out on one shard."""
     options, asked = recipe.options, rules(recipe, prepared.percentile)
-    left_out = len(asked)  # the step of what the sampler leaves out; the next one is that of what passes
+    # the step of what the sampler leaves out; the next one is that of what passes
+    left_out = len(asked)
     named = [*(rule.reason for rule in asked), f"'{options.sampler}'"]
     parts = {
         "name": options.name,
@@ -253,34 +315,57 @@ def choose(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> Chosen:
         "negatives": options.negatives or 2**31,
         "order": "rank" if options.sampler == "top" else "position",
         "mix": f"slot * {len(recipe.quotas)} + place" if options.sampler == "top" else "position",
-        "values": " ".join(f"WHEN {step} THEN {rule.value}" for step, rule in enumerate(asked)) + f" WHEN {left_out} THEN NULL",
-        "thresholds": " ".join(f"WHEN {step} THEN {rule.threshold}" for step, rule in enumerate(asked)) + f" WHEN {left_out} THEN NULL",
+        "values": (
+            " ".join(f"WHEN {step} THEN {rule.value}" for step, rule in enumerate(asked))
+            + f" WHEN {left_out} THEN NULL"
+        ),
+        "thresholds": (
+            " ".join(f"WHEN {step} THEN {rule.threshold}" for step, rule in enumerate(asked))
+            + f" WHEN {left_out} THEN NULL"
+        ),
         "reasons": " ".join(f"WHEN {step} THEN {reason}" for step, reason in enumerate(named)),
     }
     parts["fate"] = FATE.format(**parts)
     with graded(run, recipe, prepared, key) as db:
         if options.sampler != "top":
-            db.register("positions", positions(run, recipe, prepared.cells, key, survivors(db, recipe, left_out + 1)))
+            db.register(
+                "positions",
+                positions(run, recipe, prepared.cells, key, survivors(db, recipe, left_out + 1)),
+            )
             db.execute("ALTER TABLE graded ADD COLUMN position BIGINT")
             db.execute(
-                f"UPDATE graded SET position = positions.position, step = CASE positions.position WHEN 0 THEN {left_out} ELSE step END "
-                "FROM positions WHERE graded.query_id = positions.query_id AND graded.doc_id = positions.doc_id"
+                "UPDATE graded SET position = positions.position, step = CASE positions.position"
+                f" WHEN 0 THEN {left_out} ELSE step END FROM positions WHERE graded.query_id ="
+                " positions.query_id AND graded.doc_id = positions.doc_id"
             )
         db.execute(PICK.format(**parts))
         db.execute(MIX.format(**parts))
         kept = conform(db.sql(KEEP.format(**parts)).to_arrow_table(), SETS)
         rejected = conform(db.sql(REJECT.format(**parts)).to_arrow_table(), REJECTED)
-        fates = {(source, step, fate): count for source, step, fate, count in db.execute(FATES.format(**parts)).fetchall()}
-    drops = {row["values"]: row["counts"] for row in pc.value_counts(rejected["reason"]).to_pylist()}
+        fates = {
+            (source, step, fate): count
+            for source, step, fate, count in db.execute(FATES.format(**parts)).fetchall()
+        }
+    drops = {
+        row["values"]: row["counts"] for row in pc.value_counts(rejected["reason"]).to_pylist()
+    }
     up = pc.starts_with(rejected["reason"], "promote:")
-    return Chosen(kept, rejected.filter(pc.invert(up)), conform(rejected.filter(up), PROMOTED), drops, fates)
+    return Chosen(
+        kept, rejected.filter(pc.invert(up)), conform(rejected.filter(up), PROMOTED), drops, fates
+    )
 
 
 def graded(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> duckdb.DuckDBPyConnection:
-    """Return a database with the table `graded`: a row for each candidate of each source, with the step at which it fails."""
+    """Return a database with the table `graded`: a row for each candidate of each source, with
+    the step at which it fails.
+    """
     asked = rules(recipe, prepared.percentile)
     judges = range(len(recipe.judges))
-    columns = ", ".join(f"s_{i}, v_{i}, r_{i}, p_{i}" for i in judges) if judges else "NULL::DOUBLE AS s_0, NULL::DOUBLE AS p_0"
+    columns = (
+        ", ".join(f"s_{i}, v_{i}, r_{i}, p_{i}" for i in judges)
+        if judges
+        else "NULL::DOUBLE AS s_0, NULL::DOUBLE AS p_0"
+    )
     db = database(**_shard_tables(run, recipe, prepared, key))
     db.execute(
         FACTS.format(
@@ -296,14 +381,22 @@ def graded(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> duckdb.Duc
 def _shard_tables(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> dict[str, pa.Table]:
     parts = []
     for place, (source, most) in enumerate(recipe.quotas):
-        found = run.read(f"3_candidates/{source}", key).select(["query_id", "doc_id", "rank", "score"])
-        columns = {"source": pa.scalar(source), "place": pa.scalar(place), "most": pa.scalar(most, pa.int32())}
+        found = run.read(f"3_candidates/{source}", key).select(
+            ["query_id", "doc_id", "rank", "score"]
+        )
+        columns = {
+            "source": pa.scalar(source),
+            "place": pa.scalar(place),
+            "most": pa.scalar(most, pa.int32()),
+        }
         for name, value in columns.items():
             found = found.append_column(name, pa.repeat(value, len(found)))
         parts.append(found)
     none = JUDGMENTS.schema.empty_table()
     copies = none if recipe.protects is None else run.read(DUPLICATES, key)
-    everyones = none.select(["doc_id"]) if prepared.all_positives is None else prepared.all_positives
+    everyones = (
+        none.select(["doc_id"]) if prepared.all_positives is None else prepared.all_positives
+    )
     return {
         "candidates": pa.concat_tables(parts),
         "positives": _positives(run, key),

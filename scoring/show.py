@@ -1,4 +1,5 @@
-"""tables, candidates, judgments, sets -> one query to read: every candidate, its sources, its judges, what became of it and why.
+"""tables, candidates, judgments, sets -> one query to read: every candidate, its sources, its
+judges, what became of it and why.
 
 The same reading serves `quarry show` and the examples of the report.
 """
@@ -11,16 +12,20 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from miner.corpus import Shelf
 from miner.errors import UserError
-from miner.made import Shelf
-from miner.store import Manifest, Run
+from miner.store import Run
+from scoring.sets import current_sets, need_set
 
 Row = dict[str, Any]
-Judged = dict[tuple[str, str], dict[str, Row]]  # (query_id, doc_id) -> judge -> score, verdict, reason
+# (query_id, doc_id) -> judge -> score, verdict, reason
+Judged = dict[tuple[str, str], dict[str, Row]]
 
 
 class Part(NamedTuple):
-    """A table of a set: its folder below the set's, what it means to stand there, and the column that orders it."""
+    """A table of a set: its folder below the set's, what it means to stand there, and the column
+    that orders it.
+    """
 
     folder: str
     verdict: str
@@ -43,10 +48,11 @@ def describe(run: Run, query_id: str, set_name: str | None = None) -> Row:
         set_name: one set; None is every finished set.
 
     Returns:
-        What `describe_shard` does, and {candidates: [{doc_id, …}]}: every candidate of every source, the best ranks first. Each set has
-        unseen: [{doc_id, verdict: None, reason, …}], candidates that it does not mention, for "not_asked" (no source of the recipe has it)
-        or "found_since" (the set was made). Each row has sources: [{source, rank, score}], all in which it is a candidate; a negative
-        has those of the recipe.
+        What `describe_shard` does, and {candidates: [{doc_id, …}]}: every candidate of every
+        source, the best ranks first. Each set has unseen: [{doc_id, verdict: None, reason, …}],
+        candidates that it does not mention, for "not_asked" (no source of the recipe has it) or
+        "found_since" (the set was made). Each row has sources: [{source, rank, score}], all in
+        which it is a candidate; a negative has those of the recipe.
 
     Raises:
         UserError: there is no such query or set.
@@ -58,12 +64,17 @@ def describe(run: Run, query_id: str, set_name: str | None = None) -> Row:
     candidates: list[Row] = [{"query_id": query_id, "doc_id": doc_id} for doc_id in found]
     _add_texts(run, key, candidates)
     _add_judgments(run, key, [query_id], candidates)
-    candidates = [{name: value for name, value in row.items() if name != "query_id"} for row in candidates]
+    candidates = [
+        {name: value for name, value in row.items() if name != "query_id"} for row in candidates
+    ]
     for row in candidates:
         row["sources"] = found[row["doc_id"]]
     for name, parts in described["sets"].items():
         parts["unseen"] = _unseen(run, name, parts, candidates)
-    for rows in [described["positives"], *(rows for parts in described["sets"].values() for rows in parts.values())]:
+    for rows in [
+        described["positives"],
+        *(rows for parts in described["sets"].values() for rows in parts.values()),
+    ]:
         for row in rows:
             row.setdefault("sources", found.get(row["doc_id"], []))
     return {**described, "candidates": candidates}
@@ -71,10 +82,27 @@ def describe(run: Run, query_id: str, set_name: str | None = None) -> Row:
 
 def _unseen(run: Run, name: str, parts: dict[str, list[Row]], candidates: list[Row]) -> list[Row]:
     """Return the candidates that a set does not mention, each with the reason."""
-    asked = {source.partition(":")[0] for source in run.need(f"5_sets/{name}", f"select {name}").options["sources"]}
+    asked = {
+        source.partition(":")[0]
+        for source in run.need(f"5_sets/{name}", f"select {name}").options["sources"]
+    }
     mentioned = {row["doc_id"] for rows in parts.values() for row in rows}
-    reasons = [(row, "not_asked" if asked.isdisjoint(found["source"] for found in row["sources"]) else "found_since") for row in candidates]
-    return [{**row, "verdict": None, "reason": reason} for row, reason in reasons if row["doc_id"] not in mentioned]
+    reasons = [
+        (
+            row,
+            (
+                "not_asked"
+                if asked.isdisjoint(found["source"] for found in row["sources"])
+                else "found_since"
+            ),
+        )
+        for row in candidates
+    ]
+    return [
+        {**row, "verdict": None, "reason": reason}
+        for row, reason in reasons
+        if row["doc_id"] not in mentioned
+    ]
 
 
 def describe_shard(run: Run, key: str, query_ids: Sequence[str], sets: Sequence[str]) -> list[Row]:
@@ -82,57 +110,37 @@ def describe_shard(run: Run, key: str, query_ids: Sequence[str], sets: Sequence[
 
     Returns:
         [{query_id, text, positives: [{doc_id, relevance, …}],
-        sets: {name: {negatives: [{doc_id, verdict: "keep", rank, score, positive_score, weight, sources, …}],
+        sets: {name: {negatives: [{doc_id, verdict: "keep", rank, score, positive_score, weight,
+            sources, …}],
         promoted: [{doc_id, verdict: "promote", reason, value, threshold, …}],
         rejected: [{doc_id, verdict: "drop", reason, value, threshold, …}], in order of reason}}}];
-        … is title and text of the document (None if it is not in the corpus), and judgments of the pair by every finished judge:
+        … is title and text of the document (None if it is not in the corpus), and judgments of the
+        pair by every finished judge:
         {judge: {score, verdict, reason}}.
     """
     texts = {row["query_id"]: row["text"] for row in _rows(run, "1_tables/queries", key, query_ids)}
     positives = _rows(run, "1_tables/positives", key, query_ids)
-    parts = {(name, part): _part(run, name, part, key, query_ids) for name in sets for part in PARTS}
+    parts = {
+        (name, part): _part(run, name, part, key, query_ids) for name in sets for part in PARTS
+    }
     everything = [row for rows in (positives, *parts.values()) for row in rows]
     _add_texts(run, key, everything)
     _add_judgments(run, key, query_ids, everything)
     found = _by_query(positives)
-    grouped = {(name, part): _by_query(rows, PARTS[part].order) for (name, part), rows in parts.items()}
+    grouped = {
+        (name, part): _by_query(rows, PARTS[part].order) for (name, part), rows in parts.items()
+    }
     return [
         {
             "query_id": query_id,
             "text": texts[query_id],
             "positives": found[query_id],
-            "sets": {name: {part: grouped[name, part][query_id] for part in PARTS} for name in sets},
+            "sets": {
+                name: {part: grouped[name, part][query_id] for part in PARTS} for name in sets
+            },
         }
         for query_id in query_ids
     ]
-
-
-def need_set(run: Run, name: str) -> Manifest:
-    """Return the manifest of a finished set that was made from the tables as they are now.
-
-    Raises:
-        UserError: there is no such set (the sets found are listed), it is half done, or older than the tables.
-    """
-    found = run.names("5_sets")
-    if name not in found and not (run.path / "5_sets" / name).is_dir():
-        listed = f"found {', '.join(found)}" if found else "found none"
-        raise UserError(f"{run.path / '5_sets'} has no set {name!r} ({listed}); take one of these, or make it with `quarry select {name}`")
-    manifest = run.need(f"5_sets/{name}", f"select {name}")
-    if "1_tables" in changed_inputs(run, manifest):
-        raise UserError(f"{run.path / '5_sets' / name} is older than the tables; run `quarry select {name} --force` first")
-    return manifest
-
-
-def current_sets(run: Run) -> list[str]:
-    """Return the finished sets that are made from the tables as they are now."""
-    made = [(name, run.need(f"5_sets/{name}", f"select {name}")) for name in run.names("5_sets")]
-    return [name for name, manifest in made if "1_tables" not in changed_inputs(run, manifest)]
-
-
-def changed_inputs(run: Run, manifest: Manifest) -> list[str]:
-    """Return the stages that a stage was made from and that were made anew since, in order of name."""
-    now = {folder: run.find(folder) for folder in manifest.inputs}
-    return sorted(folder for folder, before in manifest.inputs.items() if (other := now[folder]) and other.fingerprint != before)
 
 
 def _shard_of(run: Run, query_id: str) -> str:
@@ -147,35 +155,50 @@ def _shard_of(run: Run, query_id: str) -> str:
     raise UserError(f"{run.path} has no query {query_id!r}; {hint}")
 
 
-def _rows(run: Run, folder: str, key: str, query_ids: Sequence[str], optional: bool = False) -> list[Row]:
+def _rows(
+    run: Run, folder: str, key: str, query_ids: Sequence[str], optional: bool = False
+) -> list[Row]:
     """Return the rows of some queries in one shard of a table."""
     if optional and not (run.path / folder / f"{key}.parquet").exists():
         return []
     table = run.read(folder, key)
-    rows: list[Row] = table.filter(pc.is_in(table["query_id"], pa.array(query_ids, pa.string()))).to_pylist()
+    rows: list[Row] = table.filter(
+        pc.is_in(table["query_id"], pa.array(query_ids, pa.string()))
+    ).to_pylist()
     return rows
 
 
 def _part(run: Run, name: str, part: str, key: str, query_ids: Sequence[str]) -> list[Row]:
     """Return the rows of some queries in one table of a set, with their verdict."""
     folder, verdict, _ = PARTS[part]
-    return [row | {"verdict": verdict} for row in _rows(run, f"5_sets/{name}{folder}", key, query_ids, optional=bool(folder))]
+    return [
+        row | {"verdict": verdict}
+        for row in _rows(run, f"5_sets/{name}{folder}", key, query_ids, optional=bool(folder))
+    ]
 
 
 def _found(run: Run, key: str, query_id: str) -> dict[str, list[Row]]:
-    """Return the candidates of a query, doc_id -> [{source, rank, score}], in order of their best rank, then doc_id."""
+    """Return the candidates of a query, doc_id -> [{source, rank, score}], in order of their
+    best rank, then doc_id.
+    """
     found: dict[str, list[Row]] = defaultdict(list)
     for source in run.names("3_candidates"):
         for row in _rows(run, f"3_candidates/{source}", key, [query_id], optional=True):
             found[row["doc_id"]].append({name: row[name] for name in ("source", "rank", "score")})
-    return dict(sorted(found.items(), key=lambda item: (min(row["rank"] for row in item[1]), item[0])))
+    return dict(
+        sorted(found.items(), key=lambda item: (min(row["rank"] for row in item[1]), item[0]))
+    )
 
 
 def _by_query(rows: Iterable[Row], *first: str) -> dict[str, list[Row]]:
-    """Group rows by query, in order of `first`, then doc_id; the rows lose the columns that all of a group share."""
+    """Group rows by query, in order of `first`, then doc_id; the rows lose the columns that all
+    of a group share.
+    """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: [row[name] for name in (*first, "doc_id")]):
-        groups[row["query_id"]].append({name: value for name, value in row.items() if name not in ("query_id", "set_name")})
+        groups[row["query_id"]].append(
+            {name: value for name, value in row.items() if name not in ("query_id", "set_name")}
+        )
     return groups
 
 

@@ -1,4 +1,6 @@
-"""Run the quarry command, and end it with kill -9 just before or just after its N-th rename: python killer.py before 3 ARGUMENTS…"""
+"""Run the quarry command, and end it with kill -9 just before or just after its N-th rename:
+python killer.py before 3 ARGUMENTS…
+"""
 
 import itertools
 import os

@@ -1,7 +1,9 @@
-"""A server that speaks as much of OpenAI's protocol as the client asks for, on loopback over real HTTP, with faults by order.
+"""A server that speaks as much of OpenAI's protocol as the client asks for, on loopback over real
+HTTP, with faults by order.
 
-Answers depend on the payload alone. `faults` maps a part of the last message to what goes wrong with it, one fault a time it is asked;
-after the last of them it is answered. One in `refuse` payloads is answered by a refusal, always.
+Answers depend on the payload alone. `faults` maps a part of the last message to what goes wrong
+with it, one fault a time it is asked; after the last of them it is answered. One in `refuse`
+payloads is answered by a refusal, always.
 """
 
 import hashlib
@@ -57,7 +59,9 @@ HUGE = 50 * 2**20
 
 
 def words_of(payload, count=5):
-    digest = hashlib.blake2b(json.dumps(payload, sort_keys=True).encode(), digest_size=count).digest()
+    digest = hashlib.blake2b(
+        json.dumps(payload, sort_keys=True).encode(), digest_size=count
+    ).digest()
     return "there was a " + " and the ".join(WORDS[byte % len(WORDS)] for byte in digest)
 
 
@@ -80,7 +84,11 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, status, body, headers=()):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(data))), *headers):
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(data))),
+            *headers,
+        ):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
@@ -88,7 +96,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send(
             200,
-            {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tests"} for name in ("tiny", "large")]},
+            {
+                "object": "list",
+                "data": [
+                    {"id": name, "object": "model", "created": 0, "owned_by": "tests"}
+                    for name in ("tiny", "large")
+                ],
+            },
         )
 
     def do_POST(self):
@@ -102,7 +116,10 @@ class Handler(BaseHTTPRequestHandler):
             at.open += 1
             at.most_open = max(at.most_open, at.open)
             planned = next((faults for part, faults in at.faults.items() if part in user), [])
-            refused = at.refuse and hashlib.blake2b(key.encode(), digest_size=1).digest()[0] % at.refuse == 0
+            refused = (
+                at.refuse
+                and hashlib.blake2b(key.encode(), digest_size=1).digest()[0] % at.refuse == 0
+            )
             fault = "refusal" if refused else "ok"
             fault = planned[at.asked[user]] if at.asked[user] < len(planned) else fault
             at.asked[user] += 1
@@ -122,7 +139,11 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.delay)
         text = words_of(payload)
         if fault in ("429", "500", "400", "401"):
-            self.send(int(fault), {"error": {"message": f"as ordered: {fault}"}}, [("Retry-After", "0.05")] if fault == "429" else [])
+            self.send(
+                int(fault),
+                {"error": {"message": f"as ordered: {fault}"}},
+                [("Retry-After", "0.05")] if fault == "429" else [],
+            )
         elif fault == "stall":
             time.sleep(1.5)
             self.close_connection = True
@@ -144,19 +165,45 @@ class Handler(BaseHTTPRequestHandler):
         else:
             said = {
                 "refusal": json.dumps({"text": "I'm sorry, but I cannot help with that."}),
-                "empty": "", "prose": "Sure! Here it is.", "quote": '{"text": "unbalanced}', 
+                "empty": "",
+                "prose": "Sure! Here it is.",
+                "quote": '{"text": "unbalanced}',
                 "chatty": "Here: " + json.dumps({"text": text}),
-                "copy": json.dumps({"text": payload["messages"][-1]["content"].split("<passage>")[-1].split("</passage>")[0]}),
-            }.get(fault, json.dumps({"text": text}))  # fmt: skip
+                "copy": json.dumps(
+                    {
+                        "text": (
+                            payload["messages"][-1]["content"]
+                            .split("<passage>")[-1]
+                            .split("</passage>")[0]
+                        )
+                    }
+                ),
+            }.get(fault, json.dumps({"text": text}))
             self.send(200, self.completion(said))
 
     def completion(self, text, logprobs=None):
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": text},
+        }
         if logprobs:
-            said = [{"token": f"token_id:{token}", "logprob": value, "bytes": None} for token, value in logprobs.items()]
-            choice["logprobs"] = {"content": [{"token": "Yes", "logprob": -1.0, "bytes": None, "top_logprobs": said}]}
+            said = [
+                {"token": f"token_id:{token}", "logprob": value, "bytes": None}
+                for token, value in logprobs.items()
+            ]
+            choice["logprobs"] = {
+                "content": [{"token": "Yes", "logprob": -1.0, "bytes": None, "top_logprobs": said}]
+            }
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        return {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice], "usage": usage}
+        return {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "tiny",
+            "choices": [choice],
+            "usage": usage,
+        }
 
 
 class Server(ThreadingHTTPServer):
@@ -170,9 +217,21 @@ class Server(ThreadingHTTPServer):
 def llm_server(faults=None, delay=0.0, refuse=0):
     """Serve; the server's `received`, `finished` and `most_open` say what came."""
     server = Server(("127.0.0.1", 0), Handler)
-    server.lock, server.delay, server.faults, server.refuse = threading.Lock(), delay, faults or {}, refuse
+    server.lock, server.delay, server.faults, server.refuse = (
+        threading.Lock(),
+        delay,
+        faults or {},
+        refuse,
+    )
     server.tokens = {"Yes": [7], "No": [8]}
-    server.asked, server.received, server.finished, server.open, server.most_open, server.keys = Counter(), [], 0, 0, 0, []
+    server.asked, server.received, server.finished, server.open, server.most_open, server.keys = (
+        Counter(),
+        [],
+        0,
+        0,
+        0,
+        [],
+    )
     server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -1,4 +1,6 @@
-"""The benches at tiny sizes: a side's process, the inputs, the checks that must fail when answers differ, the fits and floors."""
+"""The benches at tiny sizes: a side's process, the inputs, the checks that must fail when
+answers differ, the fits and floors.
+"""
 
 import json
 import os
@@ -10,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-import miner.models
 
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.insert(0, str(BENCH))
@@ -84,11 +84,23 @@ def test_rounds_keep_the_best_of_speed_and_the_highest_memory(monkeypatch):
 
 
 def test_targets_and_floors():
-    assert sides.target("speed", 1.2, at_least=1.2)["met"] and not sides.target("speed", 1.19, at_least=1.2)["met"]
-    assert sides.target("memory", 0.5, at_most=0.5)["met"] and not sides.target("memory", 0.51, at_most=0.5)["met"]
-    by_flops, by_bytes = sides.floor(4.0, CEILINGS, flops=2e11, moved=1e9), sides.floor(4.0, CEILINGS, flops=2e11, moved=8e10)
+    assert (
+        sides.target("speed", 1.2, at_least=1.2)["met"]
+        and not sides.target("speed", 1.19, at_least=1.2)["met"]
+    )
+    assert (
+        sides.target("memory", 0.5, at_most=0.5)["met"]
+        and not sides.target("memory", 0.51, at_most=0.5)["met"]
+    )
+    by_flops, by_bytes = (
+        sides.floor(4.0, CEILINGS, flops=2e11, moved=1e9),
+        sides.floor(4.0, CEILINGS, flops=2e11, moved=8e10),
+    )
     assert (by_flops["times_the_floor"], by_bytes["times_the_floor"]) == (2.0, 0.5)
-    assert sides.floor(4.0, CEILINGS, flops=2e11, moved=1e9, rate="bf16_flops")["times_the_floor"] == 4.0
+    assert (
+        sides.floor(4.0, CEILINGS, flops=2e11, moved=1e9, rate="bf16_flops")["times_the_floor"]
+        == 4.0
+    )
 
 
 def test_a_result_keeps_the_parts_that_were_not_run(tmp_path):
@@ -119,19 +131,33 @@ def test_vectors_follow_their_seed_wherever_a_shard_begins(monkeypatch):
 
 def test_pairs_are_distinct_and_every_positive_is_there(tmp_path, monkeypatch):
     texts = {"a": "one", "b": "two", "c": "one", "d": "three", "e": "four", "f": "five"}
-    pairs = [("q1", "first", "a"), ("q2", "second", "c"), ("q3", "third", "b"), ("q4", "third", "d")]
+    pairs = [
+        ("q1", "first", "a"),
+        ("q2", "second", "c"),
+        ("q3", "third", "b"),
+        ("q4", "third", "d"),
+    ]
     monkeypatch.setattr(inputs, "_medquad", lambda folder: (texts, pairs))
     monkeypatch.setattr(inputs, "_stdlib", lambda folder: (texts, pairs))
     written = inputs.write_pairs_run(str(tmp_path), documents=3, queries=0)
     assert (written["documents"], written["queries"]) == (3, 3)
-    assert (tmp_path / "beir" / "qrels" / "train.tsv").read_text().splitlines()[1:] == ["q1\ta\t1", "q2\ta\t1", "q3\tb\t1"]
+    assert (tmp_path / "beir" / "qrels" / "train.tsv").read_text().splitlines()[1:] == [
+        "q1\ta\t1",
+        "q2\ta\t1",
+        "q3\tb\t1",
+    ]
     assert {"one", "two"} < set(inputs.read_texts(str(tmp_path), "corpus")) < set(texts.values())
 
 
 @pytest.mark.parametrize("real", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_bm25_part(here, monkeypatch, real):
     def bm25s(folder, k):
-        return {"clock": "none", "index_seconds": 1.0, "queries_per_second": 2.0, "queries_per_second_given_tokens": 3.0}
+        return {
+            "clock": "none",
+            "index_seconds": 1.0,
+            "queries_per_second": 2.0,
+            "queries_per_second_given_tokens": 3.0,
+        }
 
     if not real:  # it compiles for ten seconds
         monkeypatch.setattr(bm25, "bm25s", bm25s)
@@ -145,13 +171,20 @@ def test_bm25_part(here, monkeypatch, real):
 
 def test_a_search_touches_a_posting_once_for_each_word_of_a_query(tmp_path):
     write_texts(tmp_path, ["a a b", "b c", "c"], ["b b c x", "a"])
-    assert bm25.least_work(str(tmp_path)) == {"index_bytes": 5 + 3 + 1 + 4 * 5, "postings": 7, "search_bytes": 56}
+    assert bm25.least_work(str(tmp_path)) == {
+        "index_bytes": 5 + 3 + 1 + 4 * 5,
+        "postings": 7,
+        "search_bytes": 56,
+    }
 
 
 def write_texts(folder: Path, documents: list[str], queries: list[str]) -> None:
     (folder / "beir").mkdir()
     for name, texts in (("corpus", documents), ("queries", queries)):
-        lines = [json.dumps({"_id": str(number), "text": text}) + "\n" for number, text in enumerate(texts)]
+        lines = [
+            json.dumps({"_id": str(number), "text": text}) + "\n"
+            for number, text in enumerate(texts)
+        ]
         (folder / "beir" / f"{name}.jsonl").write_text("".join(lines))
 
 
@@ -159,8 +192,14 @@ def write_texts(folder: Path, documents: list[str], queries: list[str]) -> None:
     ("change", "reason"),
     [
         (lambda scores, rows: scores * 1.00001, "other scores"),
-        (lambda scores, rows: np.where(np.arange(len(scores)) == rows[0], 0.0, scores), "other scores"),
-        (lambda scores, rows: np.where(np.isin(np.arange(len(scores)), rows), scores, 1e6), "a better document is missing"),
+        (
+            lambda scores, rows: np.where(np.arange(len(scores)) == rows[0], 0.0, scores),
+            "other scores",
+        ),
+        (
+            lambda scores, rows: np.where(np.isin(np.arange(len(scores)), rows), scores, 1e6),
+            "a better document is missing",
+        ),
     ],
 )
 def test_bm25_check_fails_when_answers_differ(tmp_path, change, reason):
@@ -211,7 +250,7 @@ def test_out_of_core_search_runs_under_a_cap():
 
 
 def test_encode_and_job_parts(here, monkeypatch, encoder):
-    monkeypatch.setattr(miner.models, "default_encoder", lambda: encoder)
+    monkeypatch.setattr("miner.models.encoder.default_encoder", lambda: encoder)
     monkeypatch.setattr(inputs, "MEDQUAD", Path("nowhere"))
     monkeypatch.setattr(inputs, "_stdlib", lambda folder: toy_pairs())
     part = encode.measure(CEILINGS, documents=90, queries=30)
@@ -220,14 +259,36 @@ def test_encode_and_job_parts(here, monkeypatch, encoder):
     part = job.measure(CEILINGS, documents=90, queries=30)
     assert part["negatives, fp32"]["ours"] > 50
     assert part["negatives, fp32"]["same"] == 1.0
-    assert part["sides"]["quarry fp32"]["stages"].keys() == {"imports", "index", "mine", "judge", "select"}
+    assert part["sides"]["quarry fp32"]["stages"].keys() == {
+        "imports",
+        "index",
+        "mine",
+        "judge",
+        "select",
+    }
 
 
 def toy_pairs() -> tuple[dict, list]:
-    words = ["copper", "bees", "glass", "tides", "moon", "lamps", "metal", "current", "dance", "honey"]
+    words = [
+        "copper",
+        "bees",
+        "glass",
+        "tides",
+        "moon",
+        "lamps",
+        "metal",
+        "current",
+        "dance",
+        "honey",
+    ]
     rng = np.random.default_rng(0)
-    texts = {f"d{number:03d}": " ".join(rng.choice(words, rng.integers(3, 20))) for number in range(120)}
-    return texts, [(f"q{number:03d}", f"query {text}", doc_id) for number, (doc_id, text) in enumerate(texts.items())]
+    texts = {
+        f"d{number:03d}": " ".join(rng.choice(words, rng.integers(3, 20))) for number in range(120)
+    }
+    return texts, [
+        (f"q{number:03d}", f"query {text}", doc_id)
+        for number, (doc_id, text) in enumerate(texts.items())
+    ]
 
 
 def test_job_compares_pair_by_pair(tmp_path, here):
@@ -239,7 +300,10 @@ def test_job_compares_pair_by_pair(tmp_path, here):
         ("query_id", "doc_id", "score", "positive_score"),
         [("q1", "b", 0.5, 0.8), ("q1", "c", 0.4, 0.8), ("q2", "c", 0.7499, 0.8)],
     )
-    pq.write_table(pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows]), folder / "00000.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows]),
+        folder / "00000.parquet",
+    )
     peer = [["first", "two", 0.8, 0.5], ["first", "four", 0.8, 0.4002]]
     (tmp_path / "peer fp32.json").write_text(json.dumps(peer))
     compared = job.compare(str(tmp_path))
@@ -250,20 +314,31 @@ def test_job_compares_pair_by_pair(tmp_path, here):
 @pytest.mark.slow
 def test_growth_part(here):
     part = growth.measure(CEILINGS, documents=(50, 100), queries=(4, 8), middle=(100, 8), k=5)
-    assert part["bm25"]["with documents"]["exponents"].keys() == {"index_seconds", "search_seconds", "memory_mb"}
+    assert part["bm25"]["with documents"]["exponents"].keys() == {
+        "index_seconds",
+        "search_seconds",
+        "memory_mb",
+    }
     assert [point["queries"] for point in part["flat"]["with queries"]["points"]] == [4, 8]
 
 
 def test_exponents_are_slopes_of_logarithms():
-    points = [{"documents": size, "search_seconds": 3e-6 * size**1.5, "memory_mb": 7.0} for size in (10, 100, 1000)]
+    points = [
+        {"documents": size, "search_seconds": 3e-6 * size**1.5, "memory_mb": 7.0}
+        for size in (10, 100, 1000)
+    ]
     assert growth.exponents(points, "documents") == {"search_seconds": 1.5, "memory_mb": 0.0}
 
 
 def test_the_command_writes_what_it_ran(tmp_path, monkeypatch):
     out = tmp_path / "search.json"
-    monkeypatch.setattr(search, "PARTS", {"bm25": lambda limits, **sizes: {"targets": [], **sizes}, "flat": None})
+    monkeypatch.setattr(
+        search, "PARTS", {"bm25": lambda limits, **sizes: {"targets": [], **sizes}, "flat": None}
+    )
     monkeypatch.setattr(search, "run_side", lambda side: {**CEILINGS, "peak_memory_mb": 1.0})
-    monkeypatch.setattr(sys, "argv", ["bench/search.py", "--only", "bm25", "--documents", "7", "--out", str(out)])
+    monkeypatch.setattr(
+        sys, "argv", ["bench/search.py", "--only", "bm25", "--documents", "7", "--out", str(out)]
+    )
     search.main()
     written = json.loads(out.read_text())
     assert written.keys() == {"bm25"}
@@ -275,21 +350,39 @@ def test_the_command_writes_what_it_ran(tmp_path, monkeypatch):
 
 
 def test_gpu_bench_runs_on_a_cpu_and_writes_only_where_told(tmp_path, monkeypatch):
-    for name, value in {"WIDTH": 16, "LAYERS": 1, "HEADS": 2, "INNER": 16, "WORDS": 50, "LENGTHS": (8, 12), "BLOCK": 300}.items():
+    for name, value in {
+        "WIDTH": 16,
+        "LAYERS": 1,
+        "HEADS": 2,
+        "INNER": 16,
+        "WORDS": 50,
+        "LENGTHS": (8, 12),
+        "BLOCK": 300,
+    }.items():
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setattr(gpu, "ceilings", lambda device, size: CEILINGS)
     monkeypatch.setattr(gpu, "RESULT", tmp_path / "gpu.json")
-    sizes = "--device cpu --documents 1000 --queries 50 --texts 20 --chunk 20 -k 10 --factory IVF4,Flat --parameters nprobe=4"
+    sizes = (
+        "--device cpu --documents 1000 --queries 50 --texts 20 --chunk 20 -k 10 --factory IVF4,Flat"
+        " --parameters nprobe=4"
+    )
     monkeypatch.setattr(sys, "argv", ["bench/gpu.py", *sizes.split(), "--only", "flat"])
     gpu.main()
     assert not gpu.RESULT.exists()
-    monkeypatch.setattr(sys, "argv", ["bench/gpu.py", *sizes.split(), "--out", str(tmp_path / "cpu.json")])
+    monkeypatch.setattr(
+        sys, "argv", ["bench/gpu.py", *sizes.split(), "--out", str(tmp_path / "cpu.json")]
+    )
     gpu.main()
     written = json.loads((tmp_path / "cpu.json").read_text())
     assert written.keys() == {"encode", "flat", "ivf"}
     assert written["encode"]["8 tokens"]["texts"] == 20
-    assert written["encode"]["12 tokens"]["floor"]["flops"] == 20 * (12 * (8 * 16**2 + 4 * 16 * 16) + 12**2 * 4 * 16)
-    assert all(written["flat"][name]["queries_done"] == 50 and not written["flat"][name]["projected"] for name in ("torch", "faiss"))
+    assert written["encode"]["12 tokens"]["floor"]["flops"] == 20 * (
+        12 * (8 * 16**2 + 4 * 16 * 16) + 12**2 * 4 * 16
+    )
+    assert all(
+        written["flat"][name]["queries_done"] == 50 and not written["flat"][name]["projected"]
+        for name in ("torch", "faiss")
+    )
     assert written["ivf"]["recall"] == 1.0  # all lists are probed
 
 
@@ -297,6 +390,8 @@ def test_a_search_that_takes_too_long_stops_and_is_projected():
     import time
     from argparse import Namespace
 
-    done = gpu.in_chunks(np.zeros((50, 4)), Namespace(chunk=20, seconds=0.02), lambda part: time.sleep(0.03))
+    done = gpu.in_chunks(
+        np.zeros((50, 4)), Namespace(chunk=20, seconds=0.02), lambda part: time.sleep(0.03)
+    )
     assert (done["queries_done"], done["projected"]) == (20, True)
     assert done["seconds_of_all_queries"] == pytest.approx(3 * done["seconds"], abs=0.06)

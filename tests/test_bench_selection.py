@@ -1,4 +1,6 @@
-"""bench/selection.py at tiny sizes: what it counts and compares, and select on written candidates."""
+"""bench/selection.py at tiny sizes: what it counts and compares, and select on written
+candidates.
+"""
 
 import json
 import sys
@@ -18,7 +20,10 @@ from scoring.options import Select  # noqa: E402
 
 
 def test_sets_are_cut_to_equal_numbers_of_each_query():
-    one, other = {"q1": [["a", 0.5], ["b", 0.4], ["c", 0.3]], "q2": [["d", 0.9]]}, {"q1": [["c", 0.3], ["x", 0.2]], "q3": [["e", 0.1]]}
+    one, other = (
+        {"q1": [["a", 0.5], ["b", 0.4], ["c", 0.3]], "q2": [["d", 0.9]]},
+        {"q1": [["c", 0.3], ["x", 0.2]], "q3": [["e", 0.1]]},
+    )
     assert false_negatives.equal(one, other) == (
         {"q1": [["a", 0.5], ["b", 0.4]], "q2": []},
         {"q1": [["c", 0.3], ["x", 0.2]], "q2": []},
@@ -31,7 +36,9 @@ def test_sets_are_cut_to_equal_numbers_of_each_query():
     }
 
 
-@pytest.mark.parametrize("settings", [*false_negatives.RIVALS.values(), *false_negatives.OURS.values()])
+@pytest.mark.parametrize(
+    "settings", [*false_negatives.RIVALS.values(), *false_negatives.OURS.values()]
+)
 def test_every_recipe_of_the_bench_is_one(settings):
     assert Select(name="x", sources=("a",), **settings).negatives is None
     assert set(false_negatives.DUELS) == set(false_negatives.RIVALS)
@@ -39,13 +46,27 @@ def test_every_recipe_of_the_bench_is_one(settings):
 
 
 def test_agreement_counts_pairs_of_either_side_and_sets_early_positives_apart(tmp_path):
-    theirs = {"top": [["q1", "a", 0.5], ["q1", "b", 0.25]], "range": [["q1", "a", 0.5], ["q2", "c", 0.5]]}
-    ours = {"top": [["q1", "a", 0.5], ["q1", "c", 0.25]], "range": [["q1", "x", 0.5], ["q2", "c", 0.75]]}
+    theirs = {
+        "top": [["q1", "a", 0.5], ["q1", "b", 0.25]],
+        "range": [["q1", "a", 0.5], ["q2", "c", 0.5]],
+    }
+    ours = {
+        "top": [["q1", "a", 0.5], ["q1", "c", 0.25]],
+        "range": [["q1", "x", 0.5], ["q2", "c", 0.75]],
+    }
     (tmp_path / "theirs.json").write_text(json.dumps(theirs))
     (tmp_path / "ours.json").write_text(json.dumps({"found": ours, "early": ["q1"]}))
     compared = agreement.compare(tmp_path)
-    assert compared["top"] == {"ours": 2, "theirs": 2, "same": 1 / 3, "largest difference of a score": 0.0}
-    assert (compared["range"]["same"], compared["range"]["largest difference of a score"]) == (1.0, 0.25)
+    assert compared["top"] == {
+        "ours": 2,
+        "theirs": 2,
+        "same": 1 / 3,
+        "largest difference of a score": 0.0,
+    }
+    assert (compared["range"]["same"], compared["range"]["largest difference of a score"]) == (
+        1.0,
+        0.25,
+    )
 
 
 def test_select_on_written_candidates(tmp_path):

@@ -36,7 +36,10 @@ def quarry(monkeypatch, capsys, tmp_path):
         (["mine", "bm25"], "there is no run folder run; begin with `quarry ingest`"),
         (["ingest", "beir"], "ingest beir: FOLDER is missing"),
         (["ingest", "beir", "nowhere"], "nowhere"),
-        (["mine", "bm25", "-k", "0"], "mine bm25: --k is 0; input should be greater than or equal to 1"),
+        (
+            ["mine", "bm25", "-k", "0"],
+            "mine bm25: --k is 0; input should be greater than or equal to 1",
+        ),
         (["mine", "bm25", "-k", "many"], "--k"),
         (["mine", "bm26"], "bm26"),
         (["mine", "dense", "--enigne", "x"], "--enigne"),
@@ -55,7 +58,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_2(quarry, words, message):
 
 def test_a_fault_of_ours_keeps_its_traceback(quarry, monkeypatch, tmp_path):
     toy_run(tmp_path / "run")
-    monkeypatch.setattr("miner.bm25.index_bm25", lambda *_: 1 / 0)
+    monkeypatch.setattr("miner.search.bm25.index_bm25", lambda *_: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["quarry", "index", "bm25"])
     with pytest.raises(ZeroDivisionError):  # Python prints it and exits with 1
         cli.main.main()
@@ -70,7 +73,12 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(quarry, monkeypatch, tmp_pa
 
     monkeypatch.setattr("miner.store.pq.write_table", full)
     code, _, err = quarry("mine", "random")
-    assert code == 2 and "No space left on device" in err and "what was finished is kept" in err and err.count("\n") == 1
+    assert (
+        code == 2
+        and "No space left on device" in err
+        and "what was finished is kept" in err
+        and err.count("\n") == 1
+    )
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert quarry("mine", "random")[0] == 0
@@ -82,7 +90,11 @@ def test_json_is_one_object_and_the_line_is_for_people(quarry, tmp_path):
     code, out, err = quarry("mine", "random", "-k", 2, "--json")
     assert code == 0 and err == ""
     summary = json.loads(out)
-    assert (summary["stage"], summary["rows"], summary["skipped"]) == ("3_candidates/random", {"candidates": 11}, False)
+    assert (summary["stage"], summary["rows"], summary["skipped"]) == (
+        "3_candidates/random",
+        {"candidates": 11},
+        False,
+    )
     code, out, _ = quarry("mine", "random", "-k", 2)
     assert out == "3_candidates/random: 11 candidates (already done)\n"
     code, _, err = quarry("mine", "random", "-k", 3)
@@ -93,22 +105,38 @@ def test_json_is_one_object_and_the_line_is_for_people(quarry, tmp_path):
 def test_flags_win_over_quarry_toml_and_environment_names_the_run(quarry, tmp_path, monkeypatch):
     toy_run(tmp_path / "elsewhere")
     monkeypatch.setenv("QUARRY_RUN", "elsewhere")
-    (tmp_path / "quarry.toml").write_text("[mine.random]\nk = 2\nseed = 5\n[select.five]\nfrom = 'bm25:2'\nmax-rank = 4\n")
+    (tmp_path / "quarry.toml").write_text(
+        "[mine.random]\nk = 2\nseed = 5\n[select.five]\nfrom = 'bm25:2'\nmax-rank = 4\n"
+    )
     assert json.loads(quarry("mine", "random", "--json")[1])["options"] == {"k": 2, "seed": 5}
-    assert json.loads(quarry("mine", "random", "-k", "1", "--json", "--force")[1])["options"] == {"k": 1, "seed": 5}
+    assert json.loads(quarry("mine", "random", "-k", "1", "--json", "--force")[1])["options"] == {
+        "k": 1,
+        "seed": 5,
+    }
     options = json.loads(quarry("select", "five", "--json")[1])["options"]
     assert (options["sources"], options["max_rank"], options["name"]) == (["bm25:2"], 4, "five")
 
 
 def test_run_dry_run_says_what_is_done(quarry, tmp_path):
     toy_run(tmp_path / "run")
-    (tmp_path / "quarry.toml").write_text("[mine.random]\nk = 2\n[mine.bm25]\nk = 9\n[select.five]\nfrom = 'bm25:2'\n")
+    (tmp_path / "quarry.toml").write_text(
+        "[mine.random]\nk = 2\n[mine.bm25]\nk = 9\n[select.five]\nfrom = 'bm25:2'\n"
+    )
     before = sorted(tmp_path.rglob("*"))
-    plan = {step["step"]: step["state"] for step in json.loads(quarry("run", "--dry-run", "--json")[1])["plan"]}
+    plan = {
+        step["step"]: step["state"]
+        for step in json.loads(quarry("run", "--dry-run", "--json")[1])["plan"]
+    }
     assert plan == {
-        "index bm25": "to do", "mine bm25": "was made with another k", "mine random": "to do", "judge similarity": "done",
-        "judge duplicates": "to do", "select": "to do", "score": "as needed", "report": "as needed",
-    }  # fmt: skip
+        "index bm25": "to do",
+        "mine bm25": "was made with another k",
+        "mine random": "to do",
+        "judge similarity": "done",
+        "judge duplicates": "to do",
+        "select": "to do",
+        "score": "as needed",
+        "report": "as needed",
+    }
     assert sorted(tmp_path.rglob("*")) == before
     quarry("mine", "random")
     assert "mine random        done       k=2" in quarry("run", "--dry-run")[1]
@@ -125,7 +153,10 @@ def test_status_says_what_is_stale_and_why(quarry, tmp_path):
     toy_run(tmp_path / "run")
     quarry("select", "five", "--from", "bm25:2")
     quarry("mine", "random", "-k", "1")
-    states = {stage["stage"]: stage["state"] for stage in json.loads(quarry("status", "--json")[1])["stages"]}
+    states = {
+        stage["stage"]: stage["state"]
+        for stage in json.loads(quarry("status", "--json")[1])["stages"]
+    }
     assert set(states.values()) == {"up to date"}
     toy_run(tmp_path / "other", k=6)
     import shutil
@@ -133,7 +164,10 @@ def test_status_says_what_is_stale_and_why(quarry, tmp_path):
     shutil.rmtree(tmp_path / "run/3_candidates/bm25")
     shutil.copytree(tmp_path / "other/3_candidates/bm25", tmp_path / "run/3_candidates/bm25")
     (tmp_path / "run/3_candidates/random/_manifest.json").unlink()
-    states = {stage["stage"]: stage["state"] for stage in json.loads(quarry("status", "--json")[1])["stages"]}
+    states = {
+        stage["stage"]: stage["state"]
+        for stage in json.loads(quarry("status", "--json")[1])["stages"]
+    }
     assert states["4_judgments/similarity"] == "stale: 3_candidates/bm25 has changed"
     assert states["5_sets/five"] == "stale: 3_candidates/bm25 has changed"
     assert states["3_candidates/random"].startswith("half done")
@@ -153,7 +187,9 @@ def test_show_reads_one_query(quarry, tmp_path):
 
 
 def case_file(tmp_path):
-    """A run with a judge that has verdicts, and a set that keeps, promotes and drops for several reasons."""
+    """A run with a judge that has verdicts, and a set that keeps, promotes and drops for several
+    reasons.
+    """
     run = toy_run(tmp_path / "run", documents=DOCUMENT_TEXTS | {"d09": ("Wax", "moths " * 60)})
     said = {
         "d08": (None, "drop", "answers"),
@@ -161,7 +197,9 @@ def case_file(tmp_path):
         "d10": (0.75, "promote", "relevant"),
         "d11": (None, None, "over_budget"),
     }
-    every = {query_id: dict.fromkeys(found, (None, "keep", None)) for query_id, found in COSINES.items()}
+    every = {
+        query_id: dict.fromkeys(found, (None, "keep", None)) for query_id, found in COSINES.items()
+    }
     write_judge(run, "llm", every | {"q2": every["q2"] | said})
     return run
 
@@ -177,13 +215,34 @@ def test_show_is_a_case_file_of_every_candidate(quarry, tmp_path, monkeypatch):
         "2 positives",
         "  doc_id  bm25   dense  llm   similarity",
         " positives",
-        "  d02     1 (9)  1 (9)  keep  0.875       Honey bees dance to tell the hive where flowers stand",
-        "  d03     4 (6)  2 (8)  keep  0.500       a bee that returns runs in a figure of eight on the comb",
+        (
+            "  d02     1 (9)  1 (9)  keep  0.875       Honey bees dance to tell the hive where"
+            " flowers stand"
+        ),
+        (
+            "  d03     4 (6)  2 (8)  keep  0.500       a bee that returns runs in a figure of eight"
+            " on the comb"
+        ),
     ]
-    assert lines[8] == "set five: 1 kept, 1 promote:llm, 1 dropped: answers:llm, 2 dropped: positive, 1 of no source of the recipe"
+    assert (
+        lines[8]
+        == "set five: 1 kept, 1 promote:llm, 1 dropped: answers:llm, 2 dropped: positive, 1 of no"
+        " source of the recipe"
+    )
     below = "\n".join(lines[9:])
-    order = [" kept", "  1  d09 ", " promote:llm", "d10 ", " dropped: answers:llm", "d08 ", " dropped: positive", "d02 ", "d03 ",
-             " of no source of the recipe", "d11 "]  # fmt: skip
+    order = [
+        " kept",
+        "  1  d09 ",
+        " promote:llm",
+        "d10 ",
+        " dropped: answers:llm",
+        "d08 ",
+        " dropped: positive",
+        "d02 ",
+        "d03 ",
+        " of no source of the recipe",
+        "d11 ",
+    ]
     places = [below.index(part) for part in order]
     assert places == sorted(places)
     d10 = next(line for line in lines[9:] if "d10" in line)
@@ -217,23 +276,49 @@ def test_show_without_a_set_lists_all_candidates_by_their_best_rank(quarry, tmp_
 
 def test_show_keeps_to_the_width_of_the_terminal(quarry, tmp_path, monkeypatch):
     case_file(tmp_path)
-    quarry("select", "five", "--from", "bm25:2", "--from", "dense", "--promote", "llm", "--max-score", "0.5")
+    quarry(
+        "select",
+        "five",
+        "--from",
+        "bm25:2",
+        "--from",
+        "dense",
+        "--promote",
+        "llm",
+        "--max-score",
+        "0.5",
+    )
     for width in (40, 60, 80, 100, 200):
         monkeypatch.setenv("COLUMNS", str(width))
         out = quarry("show", "q2")[1]
         assert max(map(len, out.splitlines())) <= width, width
         words = " ".join(out.split())
-        assert all(part in words for part in ("d08", "0.750 promote", "0.875", "over_budget", "5 (5)", "d11")), width
+        assert all(
+            part in words
+            for part in ("d08", "0.750 promote", "0.875", "over_budget", "5 (5)", "d11")
+        ), width
 
 
 def test_show_gives_the_same_as_data(quarry, tmp_path):
     case_file(tmp_path)
     quarry("select", "five", "--from", "bm25", "--promote", "llm", "--min-score", "0.1")
     shown = json.loads(quarry("show", "q2", "--json")[1])
-    assert [row["doc_id"] for row in shown["candidates"]] == ["d02", "d03", "d08", "d09", "d11", "d10"]
-    assert shown["candidates"][3]["sources"] == [{"source": "bm25", "rank": 3, "score": 7.0}, {"source": "dense", "rank": 4, "score": 6.0}]
+    assert [row["doc_id"] for row in shown["candidates"]] == [
+        "d02",
+        "d03",
+        "d08",
+        "d09",
+        "d11",
+        "d10",
+    ]
+    assert shown["candidates"][3]["sources"] == [
+        {"source": "bm25", "rank": 3, "score": 7.0},
+        {"source": "dense", "rank": 4, "score": 6.0},
+    ]
     parts = shown["sets"]["five"]
-    assert {part: [(row["doc_id"], row["verdict"]) for row in found] for part, found in parts.items()} == {
+    assert {
+        part: [(row["doc_id"], row["verdict"]) for row in found] for part, found in parts.items()
+    } == {
         "negatives": [("d09", "keep")],
         "promoted": [("d10", "promote")],
         "rejected": [("d08", "drop"), ("d02", "drop"), ("d03", "drop")],
@@ -242,7 +327,10 @@ def test_show_gives_the_same_as_data(quarry, tmp_path):
     (row,) = parts["promoted"]
     assert (row["reason"], row["value"], row["threshold"]) == ("promote:llm", 0.75, None)
     assert row["judgments"]["llm"] == {"score": 0.75, "verdict": "promote", "reason": "relevant"}
-    assert row["sources"] == [{"source": "bm25", "rank": 5, "score": 5.0}] and row["title"] == "Obsidian"
+    assert (
+        row["sources"] == [{"source": "bm25", "rank": 5, "score": 5.0}]
+        and row["title"] == "Obsidian"
+    )
     assert parts["unseen"][0]["reason"] == "not_asked"
 
 
@@ -251,13 +339,28 @@ def test_show_tells_candidates_that_a_set_has_not_seen_yet(quarry, tmp_path):
     quarry("select", "five", "--from", "bm25")
     write_source(run, Toy(candidates={"bm25": {"q2": ["d12", "d08"]}}), "bm25", How(force=True))
     unseen = json.loads(quarry("show", "q2", "--json")[1])["sets"]["five"]["unseen"]
-    assert [(row["doc_id"], row["reason"]) for row in unseen] == [("d12", "found_since"), ("d11", "not_asked")]
+    assert [(row["doc_id"], row["reason"]) for row in unseen] == [
+        ("d12", "found_since"),
+        ("d11", "not_asked"),
+    ]
     assert "found since the set was made" in quarry("show", "q2")[1]
 
 
 def test_select_dry_run_prints_the_funnel(quarry, tmp_path):
     case_file(tmp_path)
-    words = ("select", "five", "--from", "bm25:1", "--from", "dense", "--min-rank", "2", "--promote", "llm", "--dry-run")
+    words = (
+        "select",
+        "five",
+        "--from",
+        "bm25:1",
+        "--from",
+        "dense",
+        "--min-rank",
+        "2",
+        "--promote",
+        "llm",
+        "--dry-run",
+    )
     code, out, err = quarry(*words)
     assert (code, err) == (0, "")
     assert out.splitlines() == [
@@ -273,7 +376,10 @@ def test_select_dry_run_prints_the_funnel(quarry, tmp_path):
         "set five: 12 negatives, 12 rejected, 1 promoted; 4 queries have negatives",
     ]
     funnel = json.loads(quarry(*words, "--json")[1])["funnel"]
-    assert list(funnel) == ["bm25", "dense"] and list(funnel["bm25"])[:2] == ["candidates", "positive"]
+    assert list(funnel) == ["bm25", "dense"] and list(funnel["bm25"])[:2] == [
+        "candidates",
+        "positive",
+    ]
     assert not (tmp_path / "run/5_sets").exists()
 
 
@@ -281,33 +387,67 @@ def test_a_set_says_what_else_there_is_to_know_of_it(quarry, tmp_path):
     run = toy_run(tmp_path / "run")
     write_source(run, Toy(candidates={"far": {"q1": ["d02", "d08"]}}), "far")
     out = quarry("select", "five", "--from", "far")[1]
-    assert "1 of the negatives are positives of other queries; --drop-other-positives leaves them out" in out
+    assert (
+        "1 of the negatives are positives of other queries; --drop-other-positives leaves them out"
+        in out
+    )
     assert "positives of other queries" not in quarry("select", "six", "--from", "bm25")[1]
 
 
 def test_doctor_names_the_encoder_and_what_is_missing(quarry):
     code, out, _ = quarry("doctor")
     assert code == 0 and "all-MiniLM-L6-v2" in out and "python" in out
-    assert set(json.loads(quarry("doctor", "--json")[1])) >= {"python", "torch", "gpu", "faiss", "encoder", "spacy model", "vllm"}
+    assert set(json.loads(quarry("doctor", "--json")[1])) >= {
+        "python",
+        "torch",
+        "gpu",
+        "faiss",
+        "encoder",
+        "spacy model",
+        "vllm",
+    }
 
 
 def test_a_plan_adds_what_its_steps_need_in_flow_order():
-    config = {"mine": {"dense": {}, "bm25": {"k": 7}}, "select": {"a": {"from": "bm25"}}, "ingest": {"beir": {"folder": "x"}}}
+    config = {
+        "mine": {"dense": {}, "bm25": {"k": 7}},
+        "select": {"a": {"from": "bm25"}},
+        "ingest": {"beir": {"folder": "x"}},
+    }
     plan = make_plan(config, None, None)
     assert [planned.step.title for planned in plan] == [
-        "ingest beir", "index bm25", "index dense", "mine bm25", "mine dense", "judge similarity", "judge duplicates",
-        "select", "score", "report",
-    ]  # fmt: skip
-    assert plan[3].options == MineBm25(k=7) and plan[7].options == Select(name="a", sources=("bm25",))
-    assert [planned.step.title for planned in make_plan(config, "select", "score")] == ["select", "score"]
+        "ingest beir",
+        "index bm25",
+        "index dense",
+        "mine bm25",
+        "mine dense",
+        "judge similarity",
+        "judge duplicates",
+        "select",
+        "score",
+        "report",
+    ]
+    assert plan[3].options == MineBm25(k=7) and plan[7].options == Select(
+        name="a", sources=("bm25",)
+    )
+    assert [planned.step.title for planned in make_plan(config, "select", "score")] == [
+        "select",
+        "score",
+    ]
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"mines": {}}, r"unknown section \[mines\]"),
-        ({"mine": {"bm26": {}}}, r"unknown section \[mine.bm26\]; expected one of bm25, dense, random"),
-        ({"mine": {"bm25": {"kk": 1}}}, r"\[mine.bm25\]: unknown option 'kk'; expected one of k, name"),
+        (
+            {"mine": {"bm26": {}}},
+            r"unknown section \[mine.bm26\]; expected one of bm25, dense, random",
+        ),
+        (
+            {"mine": {"bm25": {"kk": 1}}},
+            r"\[mine.bm25\]: unknown option 'kk'; expected one of k, name",
+        ),
         ({"mine": {"bm25": 3}}, r"\[mine.bm25\] is 3; expected a section"),
         ({"ingest": {"beir": {}}}, "FOLDER is missing"),
     ],

@@ -15,7 +15,12 @@ from cli.steps import STEPS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(?:bash|sh|console)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.startswith("quarry ")]
+COMMANDS = [
+    line
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("quarry ")
+]
 BY_TITLE = {step.title: step for step in STEPS}
 OTHER = {
     "demo": {"--workers", "--json"},
@@ -23,7 +28,7 @@ OTHER = {
     "status": {"--json"},
     "show": {"--set", "--json"},
     "doctor": {"--json"},
-}  # fmt: skip
+}
 
 
 def flags_of(words):
@@ -33,13 +38,40 @@ def flags_of(words):
         return OTHER[words[0]]
     fields = step.part.options.model_fields
     named = {flag_name(name, field) for name, field in fields.items()}
-    short = {field.json_schema_extra["short"] for field in fields.values() if "short" in (field.json_schema_extra or {})}
-    return named | short | {flag for flag, *_ in COMMON.values()} | ({"--dry-run"} if step.stage == "select" else set())
+    short = {
+        field.json_schema_extra["short"]
+        for field in fields.values()
+        if "short" in (field.json_schema_extra or {})
+    }
+    return (
+        named
+        | short
+        | {flag for flag, *_ in COMMON.values()}
+        | ({"--dry-run"} if step.stage == "select" else set())
+    )
 
 
 def test_the_readme_has_commands_of_every_stage():
-    stages = {shlex.split(command)[1] for command in COMMANDS if not shlex.split(command)[1].startswith("-")}
-    assert stages >= {"ingest", "index", "mine", "judge", "select", "score", "report", "export", "run", "status", "show", "doctor", "demo"}
+    stages = {
+        shlex.split(command)[1]
+        for command in COMMANDS
+        if not shlex.split(command)[1].startswith("-")
+    }
+    assert stages >= {
+        "ingest",
+        "index",
+        "mine",
+        "judge",
+        "select",
+        "score",
+        "report",
+        "export",
+        "run",
+        "status",
+        "show",
+        "doctor",
+        "demo",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -53,7 +85,14 @@ def test_commands_of_the_readme_exist_with_their_flags(command):
 
 def test_make_targets_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"demo", "test"} <= {one or two for one, two in re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", README, re.MULTILINE)} <= targets
+    assert (
+        {"demo", "test"}
+        <= {
+            one or two
+            for one, two in re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", README, re.MULTILINE)
+        }
+        <= targets
+    )
 
 
 def test_files_that_the_readme_links_to_exist():
@@ -76,9 +115,11 @@ def test_the_demo_has_the_sets_that_it_promises():
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
 def test_help_names_every_option_with_its_default(step):
-    said = "".join(CliRunner().invoke(app, [*step.title.split(), "--help"]).output.split())  # lines may break anywhere
+    # lines may break anywhere
+    said = "".join(CliRunner().invoke(app, [*step.title.split(), "--help"]).output.split())
     for name, field in step.part.options.model_fields.items():
         assert flag_name(name, field) in said
         if field.default not in (None, False, ()) and not field.is_required():
-            default = name if field.default is True else field.default  # a switch shows which of its two names holds
+            # a switch shows which of its two names holds
+            default = name if field.default is True else field.default
             assert "".join(f"{field.description}[default:{default}]".split()) in said

@@ -9,15 +9,20 @@ from toy import HOW, rows, toy_run
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.tables import full_text
-from scoring.duplicates import digest, judge_duplicates, likeness, normalise, shingles
+from scoring.judge.duplicates import digest, judge_duplicates, likeness, normalise, shingles
 from scoring.options import JudgeDuplicates
 
-FACT = "The lighthouse was lit by a coal fire until oil lamps replaced it, and the keeper slept in the room below the lantern."
+FACT = (
+    "The lighthouse was lit by a coal fire until oil lamps replaced it, and the keeper slept in the"
+    " room below the lantern."
+)
 DOCUMENTS = {
     "a1": ("Lighthouses", FACT),
-    "a2": ("", f"lighthouses!!  {FACT.upper()}"),  # a1 but for case, spaces and punctuation; a1's title stands in its text
+    # a1 but for case, spaces and punctuation; a1's title stands in its text
+    "a2": ("", f"lighthouses!!  {FACT.upper()}"),
     "a3": ("Lighthouses", FACT.replace("keeper", "keepers")),  # one letter more
-    "a4": ("Lighthouses", FACT + " " + FACT + " " + FACT),  # a1 three times: nearly the same set of shingles
+    # a1 three times: nearly the same set of shingles
+    "a4": ("Lighthouses", FACT + " " + FACT + " " + FACT),
     "a5": ("", "Oil lamps give light"),
     "a6": ("", "what gave light"),
     "b1": ("", ""),
@@ -32,7 +37,13 @@ CANDIDATES = {
     "random": {},
     "y": {"q1": ["a6", "b2"], "q2": ["a6", "a3", "a5"], "q3": ["b1"]},
 }
-TOY = {"documents": DOCUMENTS, "queries": QUERIES, "positives": POSITIVES, "candidates": CANDIDATES, "similarity": None}
+TOY = {
+    "documents": DOCUMENTS,
+    "queries": QUERIES,
+    "positives": POSITIVES,
+    "candidates": CANDIDATES,
+    "similarity": None,
+}
 
 
 def judge(path, near=0.9, how=HOW, **changes):
@@ -42,7 +53,10 @@ def judge(path, near=0.9, how=HOW, **changes):
 
 
 def verdicts(run):
-    return {row[:2]: row[2:] for row in rows(run, "4_judgments/duplicates", "query_id", "doc_id", "verdict", "reason")}
+    return {
+        row[:2]: row[2:]
+        for row in rows(run, "4_judgments/duplicates", "query_id", "doc_id", "verdict", "reason")
+    }
 
 
 def test_every_pair_of_every_source_has_its_verdict(tmp_path):
@@ -76,7 +90,9 @@ def test_scores(tmp_path):
     scores = {(query_id, doc_id): score for query_id, doc_id, score in found}
     assert scores["q1", "a1"] == scores["q1", "a2"] == scores["q1", "a6"] == 1.0
     one, other = (normalise(full_text(*DOCUMENTS[doc_id])) for doc_id in ("a1", "a3"))
-    left, right = ({text[place : place + 5] for place in range(len(text) - 4)} for text in (one, other))
+    left, right = (
+        {text[place : place + 5] for place in range(len(text) - 4)} for text in (one, other)
+    )
     assert scores["q1", "a3"] == np.float32(len(left & right) / len(left | right))
     assert scores["q1", "b2"] is None
 
@@ -99,18 +115,38 @@ def test_near_is_reached_by_the_very_value(tmp_path):
 def test_neither_shards_nor_workers_change_a_row(tmp_path):
     columns = ("query_id", "doc_id", "score", "verdict", "reason")
     expected = rows(judge(tmp_path / "a", shard_queries=10), "4_judgments/duplicates", *columns)
-    assert rows(judge(tmp_path / "b", shard_queries=1, shard_documents=3), "4_judgments/duplicates", *columns) == expected
-    assert rows(judge(tmp_path / "c", how=How(workers=2), shard_queries=2), "4_judgments/duplicates", *columns) == expected
+    assert (
+        rows(
+            judge(tmp_path / "b", shard_queries=1, shard_documents=3),
+            "4_judgments/duplicates",
+            *columns,
+        )
+        == expected
+    )
+    assert (
+        rows(
+            judge(tmp_path / "c", how=How(workers=2), shard_queries=2),
+            "4_judgments/duplicates",
+            *columns,
+        )
+        == expected
+    )
 
 
 def test_random_documents_are_drawn_and_judged_where_they_are_not_yet(tmp_path):
     run = judge(tmp_path / "run", candidates={})
     assert run.names("3_candidates") == ["random"]
-    assert {pair: said for pair, said in verdicts(run).items() if pair[0] == "q2" and said[0] == "drop"} == {
+    assert {
+        pair: said for pair, said in verdicts(run).items() if pair[0] == "q2" and said[0] == "drop"
+    } == {
         ("q2", "a2"): ("drop", "same_text"),
         ("q2", "a3"): ("drop", "near_duplicate"),
         ("q2", "a4"): ("drop", "near_duplicate"),
-    } | {("q2", doc_id): ("drop", "positive") for doc_id in POSITIVES["q2"] if ("q2", doc_id) in verdicts(run)}
+    } | {
+        ("q2", doc_id): ("drop", "positive")
+        for doc_id in POSITIVES["q2"]
+        if ("q2", doc_id) in verdicts(run)
+    }
 
 
 @pytest.mark.parametrize(
@@ -149,15 +185,25 @@ def test_likeness_is_that_of_the_sets_of_substrings(one, other, size):
     left, right = substrings(one, size), substrings(other, size)
     jaccard = len(left & right) / len(left | right) if left | right else 1.0
     share = len(left & right) / len(right) if right else 1.0
-    assert likeness(np.unique(shingles(one, size)), np.unique(shingles(other, size))) == (jaccard, share)
+    assert likeness(np.unique(shingles(one, size)), np.unique(shingles(other, size))) == (
+        jaccard,
+        share,
+    )
 
 
 @pytest.mark.parametrize("near", [0.3, 0.6, 0.9, 1.0])
 def test_the_bound_never_passes_over_a_near_copy(tmp_path, near):
     random = np.random.default_rng(0)
-    texts = ["".join(random.choice(list("abcde "), length)) for length in (3, 20, 40, 200, 700, 1500)]
-    texts += [text[: round(len(text) * cut)] for text in texts for cut in (0.35, 0.7, 0.95)] + [3 * text for text in texts]
-    run = toy_run(tmp_path / "run", **(TOY | {"documents": {f"d{i:03d}": ("", text) for i, text in enumerate(texts)}}))
+    texts = [
+        "".join(random.choice(list("abcde "), length)) for length in (3, 20, 40, 200, 700, 1500)
+    ]
+    texts += [text[: round(len(text) * cut)] for text in texts for cut in (0.35, 0.7, 0.95)] + [
+        3 * text for text in texts
+    ]
+    run = toy_run(
+        tmp_path / "run",
+        **(TOY | {"documents": {f"d{i:03d}": ("", text) for i, text in enumerate(texts)}}),
+    )
     digests = digest(Corpus(run), np.arange(len(texts)), 5, np.arange(0))
     sets = [np.unique(shingles(normalise(text), 5)) for text in texts]
     everything, passed_over = np.arange(len(texts)), 0
@@ -180,14 +226,18 @@ HOLDS = (
             "p1": ("", FACT),
             "p2": ("", TINY),
             "c1": ("", f"{NOTE} {FACT} {NOTE * 8}"),  # all of p1, and p2
-            "c2": ("", f"{NOTE * 3} {FACT.replace('keeper', 'warden').upper()}"),  # nearly all of p1
+            # nearly all of p1
+            "c2": ("", f"{NOTE * 3} {FACT.replace('keeper', 'warden').upper()}"),
             "c3": ("", FACT[: len(FACT) // 2]),  # a part of p1 is no such page
             "c4": ("", NOTE * 40),
             "c5": ("", f"{FACT} {FACT}"),  # a near-copy, though it also contains p1
         },
         "queries": {"q1": "who lit the lighthouse", "q2": NOTE * 40, "q3": "what burned"},
         "positives": {"q1": ["p1"], "q2": ["p1", "p2"], "q3": ["p2"]},
-        "candidates": {"x": {query: ["c1", "c2", "c3", "c4", "c5"] for query in ("q1", "q2", "q3")}, "random": {}},
+        "candidates": {
+            "x": {query: ["c1", "c2", "c3", "c4", "c5"] for query in ("q1", "q2", "q3")},
+            "random": {},
+        },
     }
 )
 
@@ -201,7 +251,10 @@ def contained(one, other, size=5):
 def test_a_text_that_contains_a_positive(tmp_path):
     run = toy_run(tmp_path / "run", **HOLDS)
     judge_duplicates(run, JudgeDuplicates(), HOW)
-    found = {row[:2]: row[2:] for row in rows(run, "4_judgments/duplicates", "query_id", "doc_id", "reason", "score")}
+    found = {
+        row[:2]: row[2:]
+        for row in rows(run, "4_judgments/duplicates", "query_id", "doc_id", "reason", "score")
+    }
     share = contained(HOLDS["documents"]["c2"][1], FACT)
     assert 0.85 < share < 0.95
     assert {pair: said for pair, (said, _) in found.items() if said} == {
@@ -213,8 +266,12 @@ def test_a_text_that_contains_a_positive(tmp_path):
     }  # q3: its positive is too short to be looked for in other texts
     assert found["q1", "c1"][1] == found["q2", "c1"][1] == 1.0
     judge_duplicates(run, JudgeDuplicates(contain=share), How(force=True))
-    found = {row[:2]: row[2:] for row in rows(run, "4_judgments/duplicates", "query_id", "doc_id", "reason", "score")}
-    assert found["q1", "c2"] == ("contains_positive", np.float32(share))  # reached by the very value
+    found = {
+        row[:2]: row[2:]
+        for row in rows(run, "4_judgments/duplicates", "query_id", "doc_id", "reason", "score")
+    }
+    # reached by the very value
+    assert found["q1", "c2"] == ("contains_positive", np.float32(share))
     judge_duplicates(run, JudgeDuplicates(contain=share + 1e-9), How(force=True))
     assert verdicts(run)["q1", "c2"] == ("keep", None)
 
@@ -223,16 +280,35 @@ def test_how_short_a_positive_may_be_to_be_looked_for(tmp_path):
     run, distinct = toy_run(tmp_path / "run", **HOLDS), len(substrings(TINY, 5))
     judge_duplicates(run, JudgeDuplicates(contain_shingles=distinct), HOW)
     assert {pair for pair, said in verdicts(run).items() if said[1] == "contains_positive"} == {
-        ("q1", "c1"), ("q2", "c1"), ("q2", "c2"), ("q2", "c3"), ("q3", "c1"), ("q3", "c2"), ("q3", "c3"), ("q3", "c5"),
-    }  # fmt: skip
+        ("q1", "c1"),
+        ("q2", "c1"),
+        ("q2", "c2"),
+        ("q2", "c3"),
+        ("q3", "c1"),
+        ("q3", "c2"),
+        ("q3", "c3"),
+        ("q3", "c5"),
+    }
     judge_duplicates(run, JudgeDuplicates(contain_shingles=distinct + 1), How(force=True))
-    assert {pair for pair, said in verdicts(run).items() if said[1] == "contains_positive"} == {("q1", "c1"), ("q2", "c1")}
+    assert {pair for pair, said in verdicts(run).items() if said[1] == "contains_positive"} == {
+        ("q1", "c1"),
+        ("q2", "c1"),
+    }
 
 
 def test_repeats_count_once_in_the_minimum(tmp_path):
     documents = HOLDS["documents"] | {"p2": ("", "tick " * 40)}  # 199 shingles, 5 distinct
     candidates = {"x": {"q3": ["c6"]}, "random": {}}
-    run = toy_run(tmp_path / "run", **(HOLDS | {"documents": documents | {"c6": ("", f"{NOTE} tick tick tick")}, "candidates": candidates}))
+    run = toy_run(
+        tmp_path / "run",
+        **(
+            HOLDS
+            | {
+                "documents": documents | {"c6": ("", f"{NOTE} tick tick tick")},
+                "candidates": candidates,
+            }
+        ),
+    )
     judge_duplicates(run, JudgeDuplicates(contain_shingles=6), HOW)
     assert verdicts(run)["q3", "c6"] == ("keep", None)
     judge_duplicates(run, JudgeDuplicates(contain_shingles=5), How(force=True))
@@ -248,17 +324,32 @@ def folder(tmp_path_factory):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 7), max_size=40), min_size=2, max_size=6), st.lists(piece, min_size=8, max_size=8), st.data())
+@given(
+    st.lists(st.lists(st.integers(0, 7), max_size=40), min_size=2, max_size=6),
+    st.lists(piece, min_size=8, max_size=8),
+    st.data(),
+)
 def test_every_reason_that_texts_give_is_that_of_a_plain_reference(folder, plans, pieces, data):
-    texts = ["".join(pieces[number] for number in plan) for plan in plans]  # long, repetitive, one in the other
-    near, contain = data.draw(st.sampled_from([0.3, 0.9, 1.0])), data.draw(st.sampled_from([0.2, 0.5, 0.95, 1.0]))
+    # long, repetitive, one in the other
+    texts = ["".join(pieces[number] for number in plan) for plan in plans]
+    near, contain = (
+        data.draw(st.sampled_from([0.3, 0.9, 1.0])),
+        data.draw(st.sampled_from([0.2, 0.5, 0.95, 1.0])),
+    )
     least, size = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 6))
     ids = [f"d{number}" for number in range(len(texts))]
-    toy = TOY | {"documents": {i: ("", text) for i, text in zip(ids, texts, strict=True)}, "queries": {"q1": "no such text"}}
+    toy = TOY | {
+        "documents": {i: ("", text) for i, text in zip(ids, texts, strict=True)},
+        "queries": {"q1": "no such text"},
+    }
     positives = data.draw(st.lists(st.sampled_from(ids), min_size=1, max_size=3, unique=True))
     shutil.rmtree(folder)
-    run = toy_run(folder, **(toy | {"positives": {"q1": positives}, "candidates": {"x": {"q1": ids}}}))
-    judge_duplicates(run, JudgeDuplicates(shingle=size, near=near, contain=contain, contain_shingles=least), HOW)
+    run = toy_run(
+        folder, **(toy | {"positives": {"q1": positives}, "candidates": {"x": {"q1": ids}}})
+    )
+    judge_duplicates(
+        run, JudgeDuplicates(shingle=size, near=near, contain=contain, contain_shingles=least), HOW
+    )
     sets = {i: substrings(normalise(text), size) for i, text in zip(ids, texts, strict=True)}
     same = {normalise(texts[ids.index(i)]) for i in positives}
 
@@ -282,11 +373,24 @@ def test_every_reason_that_texts_give_is_that_of_a_plain_reference(folder, plans
 
 def test_the_bound_finds_what_is_contained_and_passes_over_nearly_all_else(tmp_path):
     random = np.random.default_rng(1)
-    words = ["".join(random.choice(list("abcdefghijklmnop"), random.integers(2, 9))) for _ in range(3000)]
+    words = [
+        "".join(random.choice(list("abcdefghijklmnop"), random.integers(2, 9))) for _ in range(3000)
+    ]
     passages = [" ".join(random.choice(words, 60)) for _ in range(40)]
     pages = [" ".join(random.choice(words, 900)) for _ in range(40)]
-    pages = [f"{page[:1000]} {passage} {page[1000:]}" for page, passage in zip(pages, passages, strict=True)]
-    run = toy_run(tmp_path / "run", **(TOY | {"documents": {f"d{i:03d}": ("", text) for i, text in enumerate(passages + pages)}}))
+    pages = [
+        f"{page[:1000]} {passage} {page[1000:]}"
+        for page, passage in zip(pages, passages, strict=True)
+    ]
+    run = toy_run(
+        tmp_path / "run",
+        **(
+            TOY
+            | {"documents": {f"d{i:03d}": ("", text) for i, text in enumerate(passages + pages)}}
+        ),
+    )
     digests = digest(Corpus(run), np.arange(80), 5, np.arange(40))
-    possible = np.array([digests.may_contain(np.arange(40, 80), positive, 0.95) for positive in range(40)])
+    possible = np.array(
+        [digests.may_contain(np.arange(40, 80), positive, 0.95) for positive in range(40)]
+    )
     assert (possible == np.eye(40, dtype=bool)).all()

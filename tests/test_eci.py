@@ -27,12 +27,21 @@ def test_published_row_that_is_cut_not_rounded():
     assert int(value * 100) / 100 == 1.06
 
 
-@pytest.mark.parametrize("other", [np.log, lambda n: np.log2(1 + n), lambda n: np.log10(1 + n), lambda n: np.log1p(n) / 2])
+@pytest.mark.parametrize(
+    "other",
+    [np.log, lambda n: np.log2(1 + n), lambda n: np.log10(1 + n), lambda n: np.log1p(n) / 2],
+)
 def test_no_other_capacity_fits(other):
-    assert any(round(other(n) * efficiency(signal, margin), 2) != eci for _, n, signal, margin, eci in PUBLISHED)
+    assert any(
+        round(other(n) * efficiency(signal, margin), 2) != eci
+        for _, n, signal, margin, eci in PUBLISHED
+    )
 
 
-@pytest.mark.parametrize(("signal", "margin"), [(0.0, 0.5), (-0.2, 0.5), (0.5, 0.0), (0.5, -0.1), (-0.5, 0.5), (-0.4, -0.4), (np.nan, 0.5)])
+@pytest.mark.parametrize(
+    ("signal", "margin"),
+    [(0.0, 0.5), (-0.2, 0.5), (0.5, 0.0), (0.5, -0.1), (-0.5, 0.5), (-0.4, -0.4), (np.nan, 0.5)],
+)
 def test_zero_outside_its_domain_and_no_pole(signal, margin):
     assert efficiency(signal, margin) == 0.0
     assert eci_v1(10, signal, margin) == 0.0

@@ -1,4 +1,6 @@
-"""The whole flow through the command line, on a small BEIR folder with a tiny encoder; and the same flow killed at every turn."""
+"""The whole flow through the command line, on a small BEIR folder with a tiny encoder; and the
+same flow killed at every turn.
+"""
 
 import json
 import shutil
@@ -12,20 +14,33 @@ import pytest
 from toy import DOCUMENT_TEXTS, GOLD, QUERY_TEXTS
 
 FOLDERS = {
-    "ingest": "1_tables", "index": "2_index", "mine": "3_candidates", "judge": "4_judgments", "select": "5_sets", "score": "6_metrics",
+    "ingest": "1_tables",
+    "index": "2_index",
+    "mine": "3_candidates",
+    "judge": "4_judgments",
+    "select": "5_sets",
+    "score": "6_metrics",
     "export": "8_export",
-}  # fmt: skip
+}
 KILLER = Path(__file__).parent / "killer.py"
-COPIES = {"d13": DOCUMENT_TEXTS["d01"], "d14": ("", "is glass liquid")}  # a copy of q1's positive, and q3's own text
+# a copy of q1's positive, and q3's own text
+COPIES = {"d13": DOCUMENT_TEXTS["d01"], "d14": ("", "is glass liquid")}
 
 
 @pytest.fixture(scope="module")
 def beir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("beir")
     (folder / "qrels").mkdir()
-    documents = [{"_id": doc_id, "title": title, "text": text} for doc_id, (title, text) in (DOCUMENT_TEXTS | COPIES).items()]
+    documents = [
+        {"_id": doc_id, "title": title, "text": text}
+        for doc_id, (title, text) in (DOCUMENT_TEXTS | COPIES).items()
+    ]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
-    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in QUERY_TEXTS.items()))
+    (folder / "queries.jsonl").write_text(
+        "".join(
+            json.dumps({"_id": name, "text": text}) + "\n" for name, text in QUERY_TEXTS.items()
+        )
+    )
     rows = [f"{query_id}\t{doc_id}\t1\n" for query_id, gold in GOLD.items() for doc_id in gold]
     (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
     return folder
@@ -65,18 +80,28 @@ format = "labeled-list"
 
 
 def quarry(*words, killed=()):
-    command = [sys.executable, str(KILLER), *map(str, killed)] if killed else [sys.executable, "-m", "cli.main"]
+    command = (
+        [sys.executable, str(KILLER), *map(str, killed)]
+        if killed
+        else [sys.executable, "-m", "cli.main"]
+    )
     return subprocess.run([*command, *map(str, words)], capture_output=True, text=True, check=False)
 
 
 def contents(folder):
-    """Every byte that a run wrote, but for what a manifest says of time and memory, and pages that show it."""
+    """Every byte that a run wrote, but for what a manifest says of time and memory, and pages
+    that show it.
+    """
     found = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
         if file.name == "_manifest.json":
             facts = json.loads(file.read_text())
-            found[name] = {key: value for key, value in facts.items() if key not in ("seconds", "peak_memory_mb", "resumed_shards")}
+            found[name] = {
+                key: value
+                for key, value in facts.items()
+                if key not in ("seconds", "peak_memory_mb", "resumed_shards")
+            }
         elif file.is_file() and file.name not in (".lock", "report.html", "report.json"):
             found[name] = file.read_bytes()
     return found
@@ -95,10 +120,20 @@ def whole(config, tmp_path_factory):
 def test_every_stage_leaves_its_tables(whole):
     found = {file.parent.relative_to(whole).as_posix() for file in whole.rglob("_manifest.json")}
     assert {
-        "1_tables", "2_index/bm25", "2_index/dense", "3_candidates/bm25", "3_candidates/dense", "3_candidates/random",
-        "4_judgments/similarity", "4_judgments/duplicates", "5_sets/dense", "5_sets/bm25+dense", "5_sets/random", "7_report",
+        "1_tables",
+        "2_index/bm25",
+        "2_index/dense",
+        "3_candidates/bm25",
+        "3_candidates/dense",
+        "3_candidates/random",
+        "4_judgments/similarity",
+        "4_judgments/duplicates",
+        "5_sets/dense",
+        "5_sets/bm25+dense",
+        "5_sets/random",
+        "7_report",
         "8_export/dense.labeled-list",
-    } <= found  # fmt: skip
+    } <= found
     metrics = pq.read_table(whole / "6_metrics").to_pylist()
     assert {"dense", "bm25+dense", "random", "bm25"} == {row["set_name"] for row in metrics}
     sets = {row["set_name"] for row in metrics if row["measure"] == "eci_v1"}
@@ -108,8 +143,13 @@ def test_every_stage_leaves_its_tables(whole):
 
 def test_no_positive_no_copy_and_no_query_becomes_a_negative(whole):
     for name in ("dense", "bm25+dense", "random"):
-        pairs = {(row["query_id"], row["doc_id"]) for row in pq.read_table(whole / "5_sets" / name).to_pylist()}
-        assert pairs and not pairs & {(query_id, doc_id) for query_id, gold in GOLD.items() for doc_id in gold}
+        pairs = {
+            (row["query_id"], row["doc_id"])
+            for row in pq.read_table(whole / "5_sets" / name).to_pylist()
+        }
+        assert pairs and not pairs & {
+            (query_id, doc_id) for query_id, gold in GOLD.items() for doc_id in gold
+        }
         assert ("q1", "d13") not in pairs and ("q3", "d14") not in pairs
     rejected = pq.read_table(whole / "5_sets/bm25+dense/_rejected").to_pylist()
     assert {(row["query_id"], row["doc_id"], row["reason"]) for row in rejected} >= {
@@ -125,22 +165,39 @@ def test_a_second_run_does_nothing(whole, config):
     assert contents(whole) == before
 
 
-@pytest.mark.parametrize(("killed", "stage"), [
-    (("before", 2), "ingest"), (("after", 5), "ingest"),
-    (("before", 3), "index"), (("after", 5), "index"),
-    (("before", 2), "mine"), (("after", 3), "mine"),
-    (("before", 3), "judge"), (("after", 5), "judge"),
-    (("before", 4), "select"), (("after", 6), "select"),
-    (("before", 3), "score"), (("after", 6), "score"),
-    (("before", 2), "export"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("killed", "stage"),
+    [
+        (("before", 2), "ingest"),
+        (("after", 5), "ingest"),
+        (("before", 3), "index"),
+        (("after", 5), "index"),
+        (("before", 2), "mine"),
+        (("after", 3), "mine"),
+        (("before", 3), "judge"),
+        (("after", 5), "judge"),
+        (("before", 4), "select"),
+        (("after", 6), "select"),
+        (("before", 3), "score"),
+        (("after", 6), "score"),
+        (("before", 2), "export"),
+    ],
+)
 def test_killed_and_repeated_it_is_byte_identical(whole, config, tmp_path, killed, stage):
     folder = tmp_path / "run"
-    later = [path for path in whole.iterdir() if path.name[0].isdigit() and path.name >= FOLDERS[stage]]
-    shutil.copytree(whole, folder, ignore=lambda parent, names: [path.name for path in later if path.parent == Path(parent)])
+    later = [
+        path for path in whole.iterdir() if path.name[0].isdigit() and path.name >= FOLDERS[stage]
+    ]
+    shutil.copytree(
+        whole,
+        folder,
+        ignore=lambda parent, names: [path.name for path in later if path.parent == Path(parent)],
+    )
     only = ("-r", folder, "--config", config, "run", "--from", stage, "--to", stage)
     assert quarry(*only, killed=killed).returncode == -signal.SIGKILL
-    made = {name: content for name, content in contents(whole).items() if name < FOLDERS[stage] + "~"}
+    made = {
+        name: content for name, content in contents(whole).items() if name < FOLDERS[stage] + "~"
+    }
     assert contents(folder) != made  # the kill came before the stage was done
     again = quarry(*only, "--workers", "2" if killed == ("after", 3) else "1")
     assert again.returncode == 0, again.stderr

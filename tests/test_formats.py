@@ -9,9 +9,9 @@ import pytest
 from ingested import documents, refuse, rejects, rows, write_jsonl, write_records, write_text
 
 from miner.engine import How
-from miner.ingest import ingest
+from miner.ingest.ingest import ingest
+from miner.ingest.rows import hash_id
 from miner.options import Captions, Pairs
-from miner.rows import hash_id
 from miner.store import Run
 from miner.tables import IMAGES, POSITIVES, QUERIES
 
@@ -25,16 +25,18 @@ def run(tmp_path) -> Run:
 
 PAIRS = [
     {"query": "what covers a house", "positive": "straw roof"},
-    {"query": "what is a roof made of", "positive": "tile, \"red\""},
+    {"query": "what is a roof made of", "positive": 'tile, "red"'},
     {"query": "green roof", "positive": "turf"},
     {"query": "what is a roof made of", "positive": "slaté"},
-]  # fmt: skip
+]
 
 
 def expected_pairs() -> tuple[list, list, list]:
     docs = sorted((hash_id("d", pair["positive"]), "", pair["positive"]) for pair in PAIRS)
     queries = sorted({(hash_id("q", pair["query"]), pair["query"]) for pair in PAIRS})
-    positives = sorted((hash_id("q", pair["query"]), hash_id("d", pair["positive"]), 1) for pair in PAIRS)
+    positives = sorted(
+        (hash_id("q", pair["query"]), hash_id("d", pair["positive"]), 1) for pair in PAIRS
+    )
     return docs, queries, positives
 
 
@@ -61,19 +63,31 @@ def test_pairs_of_a_data_set(tmp_path, run, monkeypatch):
     assert (documents(run), rows(run, QUERIES), rows(run, POSITIVES)) == expected_pairs()
     assert ingest(run, Pairs(file=given), How())[0].skipped
     other = Run(tmp_path / "other")
-    refuse(other, Pairs(file=given, query="question"), 'missing "question" (found query, positive, other); name it with --query')
+    refuse(
+        other,
+        Pairs(file=given, query="question"),
+        'missing "question" (found query, positive, other); name it with --query',
+    )
     refuse(other, Pairs(file=given, split="test"), given, "train")
     refuse(other, Pairs(file=f"hf:{tmp_path / 'nothing'}"), "hf:")
 
 
 def test_a_string_is_one_positive_and_a_list_is_several(tmp_path, run):
     file = write_jsonl(
-        tmp_path / "p.jsonl", [{"query": "a b", "positive": "tile"}, {"query": "c d", "positive": ["slate", " ", "turf", None]}]
+        tmp_path / "p.jsonl",
+        [
+            {"query": "a b", "positive": "tile"},
+            {"query": "c d", "positive": ["slate", " ", "turf", None]},
+        ],
     )
     manifest, *_ = ingest(run, Pairs(file=str(file)), How())
     a, c = hash_id("q", "a b"), hash_id("q", "c d")
-    assert rows(run, POSITIVES) == sorted([(a, hash_id("d", "tile"), 1), (c, hash_id("d", "slate"), 1), (c, hash_id("d", "turf"), 1)])
-    assert [text for _, _, text in documents(run)] == [text for _, text in sorted((hash_id("d", t), t) for t in ("tile", "slate", "turf"))]
+    assert rows(run, POSITIVES) == sorted(
+        [(a, hash_id("d", "tile"), 1), (c, hash_id("d", "slate"), 1), (c, hash_id("d", "turf"), 1)]
+    )
+    assert [text for _, _, text in documents(run)] == [
+        text for _, text in sorted((hash_id("d", t), t) for t in ("tile", "slate", "turf"))
+    ]
     assert manifest.drops == {"empty_text": 1, "missing_positive": 1}
 
 
@@ -93,12 +107,20 @@ def test_given_ids_as_text_number_or_list(tmp_path, run):
     ingest(run, Pairs(file=str(file), query_id="qid", positive_id="pid"), How())
     assert documents(run) == [("77", "", "tile"), ("8", "", "slate"), ("9", "", "turf")]
     assert rows(run, QUERIES) == [("1", "a b"), ("2", "c d"), ("4", "i j")]
-    assert rows(run, POSITIVES) == [("1", "77", 1), ("2", "8", 1), ("2", "9", 1), ("4", "77", 1), ("4", "8", 1), ("4", "9", 1)]
+    assert rows(run, POSITIVES) == [
+        ("1", "77", 1),
+        ("2", "8", 1),
+        ("2", "9", 1),
+        ("4", "77", 1),
+        ("4", "8", 1),
+        ("4", "9", 1),
+    ]
     assert rejects(run) == [
         ("p.jsonl:3", "queries", "query_without_positive"),
         ("p.jsonl:3", "queries", "unequal_lists"),
         ("p.jsonl:4", "queries", "missing_qid"),
-        ("p.jsonl:6", "queries", "duplicate_id"),  # an id says what a thing is: the second text is refused, its positive is not
+        # an id says what a thing is: the second text is refused, its positive is not
+        ("p.jsonl:6", "queries", "duplicate_id"),
         ("p.jsonl:7", "documents", "duplicate_id"),
     ]
 
@@ -123,14 +145,25 @@ def test_a_corpus_wins_over_the_positives_texts(tmp_path, run):
     )
     ingest(run, Pairs(file=str(file), corpus=str(corpus)), How())
     turf = hash_id("d", "turf")
-    assert documents(run) == [("c1", "T", "tile"), ("c2", "", "slate"), ("c3", "", "slate"), (turf, "", "turf")]
-    by_text, by_new, several = (hash_id("q", text) for text in ("by text", "by new text", "several"))
-    assert rows(run, POSITIVES) == sorted([(by_text, "c2", 1), (by_new, turf, 1), (several, "c1", 1), (several, turf, 1)])
+    assert documents(run) == [
+        ("c1", "T", "tile"),
+        ("c2", "", "slate"),
+        ("c3", "", "slate"),
+        (turf, "", "turf"),
+    ]
+    by_text, by_new, several = (
+        hash_id("q", text) for text in ("by text", "by new text", "several")
+    )
+    assert rows(run, POSITIVES) == sorted(
+        [(by_text, "c2", 1), (by_new, turf, 1), (several, "c1", 1), (several, turf, 1)]
+    )
     assert rejects(run) == [("corpus.jsonl:4", "documents", "duplicate_id")]
 
 
 def test_positives_by_id_need_no_text_where_a_corpus_has_it(tmp_path, run):
-    corpus = write_jsonl(tmp_path / "c.jsonl", [{"no": 1, "body": "tile"}, {"no": 2, "body": "slate"}])
+    corpus = write_jsonl(
+        tmp_path / "c.jsonl", [{"no": 1, "body": "tile"}, {"no": 2, "body": "slate"}]
+    )
     file = write_jsonl(
         tmp_path / "p.jsonl",
         [
@@ -140,7 +173,9 @@ def test_positives_by_id_need_no_text_where_a_corpus_has_it(tmp_path, run):
             {"query": "g h", "pid": [1, "none"]},
         ],
     )
-    options = Pairs(file=str(file), positive_id="pid", corpus=str(corpus), corpus_text="body", corpus_id="no")
+    options = Pairs(
+        file=str(file), positive_id="pid", corpus=str(corpus), corpus_text="body", corpus_id="no"
+    )
     ingest(run, options, How())
     assert documents(run) == [("1", "", "tile"), ("2", "", "slate")]
     a, c, e, g = (hash_id("q", text) for text in ("a b", "c d", "e f", "g h"))
@@ -165,7 +200,9 @@ def test_rows_of_a_table_that_have_too_few_cells(tmp_path, run):
 
 def test_csv_fields_longer_than_pythons_limit(tmp_path, run):
     text = "slate " * 40_000
-    ingest(run, Pairs(file=str(write_text(tmp_path / "p.csv", f"query,positive\na,{text}\n"))), How())
+    ingest(
+        run, Pairs(file=str(write_text(tmp_path / "p.csv", f"query,positive\na,{text}\n"))), How()
+    )
     assert documents(run) == [(hash_id("d", text), "", text)]
 
 
@@ -185,11 +222,20 @@ def test_coco_captions(tmp_path, run):
     ingest(run, Captions(file=str(file)), How())
     assert documents(run) == [("10", "", "a red house"), ("3", "", "a dog"), ("9", "", "a house")]
     assert rows(run, POSITIVES) == [("10", "10", 1), ("3", "3", 1), ("9", "9", 1)]
-    assert rejects(run) == [("captions.json:4", "captions", "empty_text"), ("captions.json:5", "captions", "duplicate_id")]
+    assert rejects(run) == [
+        ("captions.json:4", "captions", "empty_text"),
+        ("captions.json:5", "captions", "duplicate_id"),
+    ]
     grouped = Run(tmp_path / "grouped")
     ingest(grouped, Captions(file=str(file), group="image_id"), How())
     assert rows(grouped, QUERIES) == [("10", "a red house"), ("3", "a dog"), ("9", "a house")]
-    assert rows(grouped, POSITIVES) == [("10", "10", 1), ("10", "9", 1), ("3", "3", 1), ("9", "10", 1), ("9", "9", 1)]
+    assert rows(grouped, POSITIVES) == [
+        ("10", "10", 1),
+        ("10", "9", 1),
+        ("3", "3", 1),
+        ("9", "10", 1),
+        ("9", "9", 1),
+    ]
 
 
 def test_captions_without_ids_are_one_query_however_often_they_come(tmp_path, run):
@@ -212,15 +258,24 @@ COCO = [
 @pytest.mark.parametrize(
     ("images", "expected"),
     [
-        ([{"id": 1, "file_name": "one.jpg"}, {"id": 22, "file_name": "b/22.png"}, {"id": 7}], ["one.jpg", "one.jpg", "b/22.png", None]),
+        (
+            [{"id": 1, "file_name": "one.jpg"}, {"id": 22, "file_name": "b/22.png"}, {"id": 7}],
+            ["one.jpg", "one.jpg", "b/22.png", None],
+        ),
         ([], ["000000000001.jpg", "000000000001.jpg", "000000000022.jpg", "000000000005.jpg"]),
         (None, ["000000000001.jpg", "000000000001.jpg", "000000000022.jpg", "000000000005.jpg"]),
     ],
 )
-def test_coco_images_are_those_that_the_file_lists_or_else_named_by_number(tmp_path, run, images, expected):
+def test_coco_images_are_those_that_the_file_lists_or_else_named_by_number(
+    tmp_path, run, images, expected
+):
     file = tmp_path / "captions.json"
-    file.write_text(json.dumps({"annotations": COCO} | ({} if images is None else {"images": images})))
-    manifest, *_ = ingest(run, Captions(file=str(file), group="image_id", image="file_name", shard_queries=2), How())
+    file.write_text(
+        json.dumps({"annotations": COCO} | ({} if images is None else {"images": images}))
+    )
+    manifest, *_ = ingest(
+        run, Captions(file=str(file), group="image_id", image="file_name", shard_queries=2), How()
+    )
     found = [(str(row["id"]), image) for row, image in zip(COCO, expected, strict=True) if image]
     assert rows(run, IMAGES) == sorted(found)
     assert manifest.rows == {"documents": 4, "queries": 4, "positives": 6, "images": len(found)}
@@ -228,11 +283,15 @@ def test_coco_images_are_those_that_the_file_lists_or_else_named_by_number(tmp_p
 
 
 def test_images_of_captions_without_ids_are_those_of_their_first_line(tmp_path, run):
-    file = write_text(tmp_path / "c.csv", "caption,path\na dog,1.jpg\na cat, \na dog,2.jpg\na hen, a/é.png \n")
+    file = write_text(
+        tmp_path / "c.csv", "caption,path\na dog,1.jpg\na cat, \na dog,2.jpg\na hen, a/é.png \n"
+    )
     manifest, *_ = ingest(run, Captions(file=str(file), image="path", limit=2), How())
     images = {hash_id("q", "a dog"): "1.jpg", hash_id("q", "a hen"): "a/é.png"}
     kept = {query_id for query_id, _ in rows(run, QUERIES)}
-    assert rows(run, IMAGES) == sorted((query_id, image) for query_id, image in images.items() if query_id in kept)
+    assert rows(run, IMAGES) == sorted(
+        (query_id, image) for query_id, image in images.items() if query_id in kept
+    )
     assert manifest.rows["queries"] == 2
     refuse(
         Run(tmp_path / "other"),
@@ -242,12 +301,27 @@ def test_images_of_captions_without_ids_are_those_of_their_first_line(tmp_path, 
 
 
 def test_no_image_table_without_image(tmp_path, run):
-    manifest, *_ = ingest(run, Captions(file=str(write_text(tmp_path / "c.csv", "caption,path\na dog,1.jpg\n"))), How())
+    manifest, *_ = ingest(
+        run,
+        Captions(file=str(write_text(tmp_path / "c.csv", "caption,path\na dog,1.jpg\n"))),
+        How(),
+    )
     assert "images" not in manifest.rows and not (run.path / "1_tables/images").exists()
 
 
 def test_coco_captions_of_one_image_are_each_others_positives(run, shared):
     manifest, *_ = ingest(
-        run, Captions(file=str(shared / "coco-captions" / "captions_val2017.json"), group="image_id", image="file_name"), How()
+        run,
+        Captions(
+            file=str(shared / "coco-captions" / "captions_val2017.json"),
+            group="image_id",
+            image="file_name",
+        ),
+        How(),
     )
-    assert manifest.rows == {"documents": 25014, "queries": 25014, "positives": 125156, "images": 25014}
+    assert manifest.rows == {
+        "documents": 25014,
+        "queries": 25014,
+        "positives": 125156,
+        "images": 25014,
+    }

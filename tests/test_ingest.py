@@ -9,16 +9,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ingested import IN_ORDER, documents, make_beir, refuse, rejects, rows, tree, write_jsonl, write_records, write_text
+from ingested import (
+    IN_ORDER,
+    documents,
+    make_beir,
+    refuse,
+    rejects,
+    rows,
+    tree,
+    write_jsonl,
+    write_records,
+    write_text,
+)
 
-from miner import ingest as ingest_module
-from miner import scatter, staging
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest import ingest
+from miner.ingest import ingest as ingest_module
+from miner.ingest import staging
+from miner.ingest import staging as scatter
+from miner.ingest.ingest import ingest
+from miner.ingest.rows import hash_id
 from miner.options import Beir, Pairs
-from miner.rows import hash_id
 from miner.store import Run
 from miner.tables import POSITIVES, QUERIES
 
@@ -34,16 +46,34 @@ def run(tmp_path) -> Run:
 def test_beir_tables_are_exact_and_in_order_of_bytes(tmp_path, run):
     manifest, *_ = ingest(run, Beir(folder=make_beir(tmp_path / "beir")), How())
     assert documents(run) == [
-        ("Z", "", "turf"), ("a", "", "no one asks for this"), ("d10", "Roofs", "slate"), ("d9", "", "tile"), ("é", "", "straw roof"),
-    ]  # fmt: skip
-    assert rows(run, QUERIES) == [("q1", "green roof"), ("q10", "what covers a house"), ("q2", "what is a roof made of")]
-    assert rows(run, POSITIVES) == [("q1", "Z", 1), ("q10", "é", 1), ("q2", "d10", 2), ("q2", "d9", 1)]
+        ("Z", "", "turf"),
+        ("a", "", "no one asks for this"),
+        ("d10", "Roofs", "slate"),
+        ("d9", "", "tile"),
+        ("é", "", "straw roof"),
+    ]
+    assert rows(run, QUERIES) == [
+        ("q1", "green roof"),
+        ("q10", "what covers a house"),
+        ("q2", "what is a roof made of"),
+    ]
+    assert rows(run, POSITIVES) == [
+        ("q1", "Z", 1),
+        ("q10", "é", 1),
+        ("q2", "d10", 2),
+        ("q2", "d9", 1),
+    ]
     assert rejects(run) == []
     assert (manifest.rows, manifest.drops) == ({"documents": 5, "queries": 3, "positives": 4}, {})
     assert manifest.facts == {
-        "format": "beir", "documents": 5, "document_shards": 1, "shard_documents": 16384, "queries": 3, "query_shards": 1,
+        "format": "beir",
+        "documents": 5,
+        "document_shards": 1,
+        "shard_documents": 16384,
+        "queries": 3,
+        "query_shards": 1,
         "shard_queries": 2048,
-    }  # fmt: skip
+    }
     assert set(manifest.inputs) == {"corpus.jsonl", "queries.jsonl", "qrels/test.tsv"}
 
 
@@ -62,13 +92,18 @@ def test_shards_have_exact_sizes_and_positives_stay_with_their_queries(tmp_path,
     assert [doc[0] for doc in documents(run)] == IN_ORDER
     assert run.read("1_tables/queries", "00000")["query_id"].to_pylist() == ["q1", "q10"]
     assert run.read("1_tables/positives", "00000")["query_id"].to_pylist() == ["q1", "q10"]
-    assert run.read("1_tables/positives", "00001").to_pydict() == {"query_id": ["q2"] * 2, "doc_id": ["d10", "d9"], "relevance": [2, 1]}
+    assert run.read("1_tables/positives", "00001").to_pydict() == {
+        "query_id": ["q2"] * 2,
+        "doc_id": ["d10", "d9"],
+        "relevance": [2, 1],
+    }
     ids = np.load(run.path / "1_tables" / "_doc_ids.npy")
     assert (ids.dtype, ids.tolist()) == (np.dtype("S3"), [doc_id.encode() for doc_id in IN_ORDER])
 
 
 def test_batches_and_passes_change_nothing(tmp_path, monkeypatch):
-    docs = [{"_id": f"x{n * 7919 % 101}", "text": f"text {n}"} for n in range(150)]  # ids in disorder, 49 of them twice
+    # ids in disorder, 49 of them twice
+    docs = [{"_id": f"x{n * 7919 % 101}", "text": f"text {n}"} for n in range(150)]
     folder = make_beir(tmp_path / "beir", docs)
     once, again = Run(tmp_path / "once"), Run(tmp_path / "again")
     ingest(once, Beir(folder=folder, shard_documents=7), How())
@@ -76,8 +111,12 @@ def test_batches_and_passes_change_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(scatter, "FAN_OUT", 2)
     ingest(again, Beir(folder=folder, shard_documents=7), How())
     expected = {f"x{n * 7919 % 101}": f"text {n}" for n in range(100, -1, -1)}
-    assert {doc_id: text for doc_id, _, text in documents(again) if doc_id.startswith("x")} == expected
-    assert [doc[0].encode() for doc in documents(again)] == sorted(doc[0].encode() for doc in documents(again))
+    assert {
+        doc_id: text for doc_id, _, text in documents(again) if doc_id.startswith("x")
+    } == expected
+    assert [doc[0].encode() for doc in documents(again)] == sorted(
+        doc[0].encode() for doc in documents(again)
+    )
     assert tree(once) == tree(again)
 
 
@@ -101,11 +140,14 @@ def test_limit_keeps_the_first_queries_by_id_and_all_documents(tmp_path, run):
 
 
 def test_labels_of_positives_are_kept_beside_the_tables(tmp_path, run):
-    corpus = write_jsonl(tmp_path / "c.jsonl", [{"id": "c1", "text": "slate"}, {"id": "c2", "text": "turf"}])
+    corpus = write_jsonl(
+        tmp_path / "c.jsonl", [{"id": "c1", "text": "slate"}, {"id": "c2", "text": "turf"}]
+    )
     file = write_jsonl(
         tmp_path / "p.jsonl",
         [
-            {"query": "a", "positive": ["tile", "slate"], "class": "roof"},  # one for both; the corpus has slate as c1
+            # one for both; the corpus has slate as c1
+            {"query": "a", "positive": ["tile", "slate"], "class": "roof"},
             {"query": "b", "positive": ["slate", "straw"], "class": ["stone", None]},
             {"query": "c", "positive": "tile", "class": 7},
             {"query": "d", "positive": "tile", "class": "roof"},  # again
@@ -120,7 +162,9 @@ def test_labels_of_positives_are_kept_beside_the_tables(tmp_path, run):
     kept = pq.read_table(run.path / "1_tables" / "labels")
     assert kept.schema.names == ["doc_id", "label"]
     tile = hash_id("d", "tile")
-    assert [tuple(row.values()) for row in kept.to_pylist()] == sorted([("c1", "roof"), ("c1", "stone"), (tile, "7"), (tile, "roof")])
+    assert [tuple(row.values()) for row in kept.to_pylist()] == sorted(
+        [("c1", "roof"), ("c1", "stone"), (tile, "7"), (tile, "roof")]
+    )
     assert manifest.rows["labels"] == 4
     assert rejects(run)[0] == ("p.jsonl:8", "queries", "query_without_positive")
     assert ("p.jsonl:9", "queries", "unequal_lists") in rejects(run)
@@ -128,7 +172,9 @@ def test_labels_of_positives_are_kept_beside_the_tables(tmp_path, run):
 
 def test_without_a_label_column_there_is_no_table_of_labels(tmp_path, run):
     file = write_jsonl(tmp_path / "p.jsonl", [{"query": "a", "positive": "tile", "class": "roof"}])
-    refuse(run, Pairs(file=str(file), label="kind"), 'p.jsonl: missing "kind"', "name it with --label")
+    refuse(
+        run, Pairs(file=str(file), label="kind"), 'p.jsonl: missing "kind"', "name it with --label"
+    )
     manifest, *_ = ingest(run, Pairs(file=str(file)), How())
     assert "labels" not in manifest.rows
     assert not (run.path / "1_tables" / "labels").exists()
@@ -139,15 +185,34 @@ def test_without_a_label_column_there_is_no_table_of_labels(tmp_path, run):
 
 def test_every_reject_has_its_place_table_and_reason(tmp_path, run):
     docs = [
-        "{torn", "[1, 2]", {"_id": "m"}, {"title": "t", "text": "no id"}, {"_id": "e", "title": " ", "text": "\n"},
-        {"_id": "n\u0000ul", "text": "x"}, {"_id": "d9", "text": "another tile"}, {"_id": "d9", "text": "tile"}, {"_id": "", "text": "x"},
-        {"_id": "x" * 513, "text": "x"}, {"_id": ["l"], "text": "x"}, {"_id": "t", "text": {"a": 1}},
+        "{torn",
+        "[1, 2]",
+        {"_id": "m"},
+        {"title": "t", "text": "no id"},
+        {"_id": "e", "title": " ", "text": "\n"},
+        {"_id": "n\u0000ul", "text": "x"},
+        {"_id": "d9", "text": "another tile"},
+        {"_id": "d9", "text": "tile"},
+        {"_id": "", "text": "x"},
+        {"_id": "x" * 513, "text": "x"},
+        {"_id": ["l"], "text": "x"},
+        {"_id": "t", "text": {"a": 1}},
         '{"_id": "s", "text": "\\ud83d half"}',
-        {"_id": 7, "text": 3.5}, {"_id": "title only", "title": "T", "text": ""},
-    ]  # fmt: skip
-    queries = [{"_id": "blank", "text": "\t"}, {"_id": "q1", "text": "again"}, {"_id": "lonely", "text": "no one answers"}]
-    qrels = "q1\td9\t0\nq9\td9\t1\nq1\tm\t1\nq2\td9\t3\nq1\td9\thigh\nq1 d9\nblank\td9\t1\nq1\td10\t99999999999\n"
-    manifest, *_ = ingest(run, Beir(folder=make_beir(tmp_path / "beir", docs, queries, qrels)), How())
+        {"_id": 7, "text": 3.5},
+        {"_id": "title only", "title": "T", "text": ""},
+    ]
+    queries = [
+        {"_id": "blank", "text": "\t"},
+        {"_id": "q1", "text": "again"},
+        {"_id": "lonely", "text": "no one answers"},
+    ]
+    qrels = (
+        "q1\td9\t0\nq9\td9\t1\nq1\tm\t1\nq2\td9\t3\nq1\td9\thigh\nq1"
+        " d9\nblank\td9\t1\nq1\td10\t99999999999\n"
+    )
+    manifest, *_ = ingest(
+        run, Beir(folder=make_beir(tmp_path / "beir", docs, queries, qrels)), How()
+    )
     assert rejects(run) == [
         ("corpus.jsonl:6", "documents", "not_json"),
         ("corpus.jsonl:7", "documents", "not_json"),
@@ -175,18 +240,39 @@ def test_every_reject_has_its_place_table_and_reason(tmp_path, run):
         ("qrels/test.tsv:13", "positives", "bad_relevance"),
     ]
     assert manifest.drops == {
-        "bad_columns": 1, "bad_id": 4, "bad_relevance": 2, "bad_text": 1, "duplicate_id": 3, "duplicate_positive": 1, "empty_text": 2,
-        "low_relevance": 1, "missing__id": 1, "missing_text": 1, "not_json": 2, "not_utf8": 1, "query_without_positive": 1,
-        "unknown_document": 1, "unknown_query": 2,
-    }  # fmt: skip
+        "bad_columns": 1,
+        "bad_id": 4,
+        "bad_relevance": 2,
+        "bad_text": 1,
+        "duplicate_id": 3,
+        "duplicate_positive": 1,
+        "empty_text": 2,
+        "low_relevance": 1,
+        "missing__id": 1,
+        "missing_text": 1,
+        "not_json": 2,
+        "not_utf8": 1,
+        "query_without_positive": 1,
+        "unknown_document": 1,
+        "unknown_query": 2,
+    }
     kept = {doc_id: (title, text) for doc_id, title, text in documents(run)}
     assert (kept["d9"], kept["7"], kept["title only"]) == (("", "tile"), ("", "3.5"), ("T", ""))
     assert ("q2", "d9", 1) in rows(run, POSITIVES)  # the first judgment wins
 
 
 def test_rejects_keep_the_raw_row_cut(tmp_path, run):
-    ingest(run, Beir(folder=make_beir(tmp_path / "beir", ["{" + "x" * 600, {"_id": "d9", "text": "second"}])), How())
-    raw = [json.loads(line)["row"] for line in (run.path / "1_tables" / "_rejects.jsonl").read_text().splitlines()]
+    ingest(
+        run,
+        Beir(
+            folder=make_beir(tmp_path / "beir", ["{" + "x" * 600, {"_id": "d9", "text": "second"}])
+        ),
+        How(),
+    )
+    raw = [
+        json.loads(line)["row"]
+        for line in (run.path / "1_tables" / "_rejects.jsonl").read_text().splitlines()
+    ]
     assert raw == ["{" + "x" * 499, "d9\t second"]
 
 
@@ -207,7 +293,9 @@ def test_a_line_that_is_not_utf8_is_a_reject(tmp_path, run):
 
 
 def test_text_with_nul_and_astral_characters_comes_through(tmp_path, run):
-    ingest(run, Beir(folder=make_beir(tmp_path / "beir", [{"_id": "x", "text": "a\u0000b 😀"}])), How())
+    ingest(
+        run, Beir(folder=make_beir(tmp_path / "beir", [{"_id": "x", "text": "a\u0000b 😀"}])), How()
+    )
     assert ("x", "", "a\u0000b 😀") in documents(run)
 
 
@@ -217,7 +305,9 @@ def test_bom_gzip_blank_lines_and_headerless_qrels_change_nothing(tmp_path):
         content = (odd / name).read_bytes()
         if name == "qrels/test.tsv":
             content = content.split(b"\n", 1)[1]
-        (odd / f"{name}.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n") + b"\n"))
+        (odd / f"{name}.gz").write_bytes(
+            gzip.compress(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n") + b"\n")
+        )
         (odd / name).unlink()
     runs = Run(tmp_path / "a"), Run(tmp_path / "b")
     for run, folder in zip(runs, (plain, odd), strict=True):
@@ -230,13 +320,26 @@ def test_bom_gzip_blank_lines_and_headerless_qrels_change_nothing(tmp_path):
 
 def test_missing_files_and_splits_are_named(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
-    refuse(run, Beir(folder=folder, split="dev"), 'missing split "dev" (found test); name one with --split')
+    refuse(
+        run,
+        Beir(folder=folder, split="dev"),
+        'missing split "dev" (found test); name one with --split',
+    )
     (folder / "queries.jsonl").unlink()
-    refuse(run, Beir(folder=folder), "missing queries.jsonl or queries.jsonl.gz (found corpus.jsonl, qrels)")
+    refuse(
+        run,
+        Beir(folder=folder),
+        "missing queries.jsonl or queries.jsonl.gz (found corpus.jsonl, qrels)",
+    )
     refuse(run, Beir(folder=tmp_path / "nowhere"), "no such folder")
     refuse(run, Pairs(file=str(tmp_path / "no.jsonl")), "no.jsonl: no such file")
     refuse(run, Pairs(file=str(folder)), "is a folder; expected a file")
-    refuse(run, Pairs(file=str(write_text(tmp_path / "pairs.xls", "x"))), "pairs.xls: unknown kind of file", ".parquet")
+    refuse(
+        run,
+        Pairs(file=str(write_text(tmp_path / "pairs.xls", "x"))),
+        "pairs.xls: unknown kind of file",
+        ".parquet",
+    )
 
 
 def test_utf16_and_damaged_files_are_refused(tmp_path, run):
@@ -250,19 +353,33 @@ def test_utf16_and_damaged_files_are_refused(tmp_path, run):
     for content in (packed[:-20], packed[:60] + b"garbage" + packed[67:], b"not gzip at all"):
         (folder / "corpus.jsonl.gz").write_bytes(content)
         refuse(run, Beir(folder=folder), "corpus.jsonl.gz: truncated or corrupt gzip file")
-    refuse(run, Pairs(file=str(write_text(tmp_path / "bad.parquet", "PAR1 no"))), "bad.parquet: cannot be read as Parquet")
-    refuse(run, Pairs(file=str(write_text(tmp_path / "bad.json", '[{"query": 1'))), "bad.json: not valid JSON")
+    refuse(
+        run,
+        Pairs(file=str(write_text(tmp_path / "bad.parquet", "PAR1 no"))),
+        "bad.parquet: cannot be read as Parquet",
+    )
+    refuse(
+        run,
+        Pairs(file=str(write_text(tmp_path / "bad.json", '[{"query": 1'))),
+        "bad.json: not valid JSON",
+    )
     unclosed = write_text(tmp_path / "bad.csv", 'query,positive\na,"b\nc,d\n')
     refuse(run, Pairs(file=str(unclosed)), "bad.csv:2", "quotes that are closed")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
 def test_a_column_that_the_whole_file_lacks(tmp_path, run, kind):
-    file = write_records(tmp_path / f"pairs.{kind}", [{"id": "1", "query": "a b", "text": "x"}, {"id": "2", "query": "c d", "text": "y"}])
+    file = write_records(
+        tmp_path / f"pairs.{kind}",
+        [{"id": "1", "query": "a b", "text": "x"}, {"id": "2", "query": "c d", "text": "y"}],
+    )
     message = f'pairs.{kind}: missing "question" (found id, query, text); name it with --query'
     refuse(run, Pairs(file=str(file), query="question", positive="text"), message)
-    refuse(run, Pairs(file=str(file), positive="answer"), 'missing "answer"', "name it with --positive")
-    ingest(run, Pairs(file=str(file), positive="text"), How())  # the failures above do not ask for --force
+    refuse(
+        run, Pairs(file=str(file), positive="answer"), 'missing "answer"', "name it with --positive"
+    )
+    # the failures above do not ask for --force
+    ingest(run, Pairs(file=str(file), positive="text"), How())
 
 
 def test_beir_without_its_columns_names_no_flag(tmp_path, run):
@@ -273,7 +390,13 @@ def test_beir_without_its_columns_names_no_flag(tmp_path, run):
 
 def test_nothing_left_names_the_reason_and_an_example(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
-    refuse(run, Beir(folder=folder, min_relevance=3), "no query with a positive is left", "low_relevance (4)", "qrels/test.tsv:2: q2 d9 1")
+    refuse(
+        run,
+        Beir(folder=folder, min_relevance=3),
+        "no query with a positive is left",
+        "low_relevance (4)",
+        "qrels/test.tsv:2: q2 d9 1",
+    )
     write_text(folder / "qrels" / "test.tsv", "1\td9\t1\n2\td9\t1\n")
     refuse(run, Beir(folder=folder), "unknown_query (2), such as qrels/test.tsv:1: 1 d9 1")
     refuse(run, Pairs(file=str(write_text(tmp_path / "empty.jsonl", ""))), "empty.jsonl: no rows")
@@ -310,7 +433,13 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, monkeypatch, st
         patch.setattr(ingest_module, step, kill)
         with pytest.raises(KeyboardInterrupt):
             ingest(killed, options, How())
-    for leftover in ("_staging/texts.arrow", "_staging/staging.duckdb", "documents/.00001.arrow.1.tmp", ".x.tmp", "documents/00009.arrow"):
+    for leftover in (
+        "_staging/texts.arrow",
+        "_staging/staging.duckdb",
+        "documents/.00001.arrow.1.tmp",
+        ".x.tmp",
+        "documents/00009.arrow",
+    ):
         write_text(killed.path / "1_tables" / leftover, "left by a kill")
     manifest, *_ = ingest(killed, options, How())
     assert not manifest.skipped
@@ -325,7 +454,11 @@ def test_progress_counts_the_shards(tmp_path, run):
         seen.append((label, total))
         yield lambda: seen.append("step")
 
-    ingest(run, Beir(folder=make_beir(tmp_path / "beir"), shard_documents=2, shard_queries=2), How(progress=progress))
+    ingest(
+        run,
+        Beir(folder=make_beir(tmp_path / "beir"), shard_documents=2, shard_queries=2),
+        How(progress=progress),
+    )
     assert seen == [("1_tables", 5), *["step"] * 5]
 
 

@@ -9,8 +9,8 @@ from toy import FOUND, GOLD, Toy, rows, toy_run, write_source
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.prompt_files import load_judge_prompt, render, shorten
-from scoring.llm import judge_llm
+from miner.llm.prompts import load_judge_prompt, render, shorten
+from scoring.judge.llm import judge_llm
 from scoring.options import JudgeLlm, Select
 from scoring.select import select
 
@@ -22,14 +22,23 @@ def judge(run, server, force=False, **options):
 
 
 def said(run, judge="llm", name="llm"):
-    found = rows(run, f"4_judgments/{name}", "query_id", "doc_id", "judge", "score", "verdict", "reason")
+    found = rows(
+        run, f"4_judgments/{name}", "query_id", "doc_id", "judge", "score", "verdict", "reason"
+    )
     return {row[:2]: row[3:] for row in found if row[2] == judge}
 
 
 def votes(run, query_id, doc_id, count, model="tiny", words=400):
     """p(yes) by the formula, of each wording."""
-    prompt, corpus, texts = load_judge_prompt("judge"), Corpus(run), dict(rows(run, "1_tables/queries", "query_id", "text"))
-    fields = {"query": texts[query_id], "document": shorten(corpus.texts(corpus.rows([doc_id]))[0], words)}
+    prompt, corpus, texts = (
+        load_judge_prompt("judge"),
+        Corpus(run),
+        dict(rows(run, "1_tables/queries", "query_id", "text")),
+    )
+    fields = {
+        "query": texts[query_id],
+        "document": shorten(corpus.texts(corpus.rows([doc_id]))[0], words),
+    }
     difference = [logit(model, render(template, fields)) for template in prompt.templates[:count]]
     return [np.exp(-1.0) / (np.exp(-1.0) + np.exp(-1.0 - value)) for value in difference]
 
@@ -40,18 +49,27 @@ def test_p_yes_is_the_mean_over_wordings_and_flips_are_those_against_it(tmp_path
         manifest = judge(run, server, max_words=4)
     found, flips = said(run), said(run, "llm.flips")
     random = {(query, doc) for query, doc in rows(run, "3_candidates/random", "query_id", "doc_id")}
-    wanted = {(q, d) for source in FOUND.values() for q, docs in source.items() for d in docs} | {(q, d) for q in GOLD for d in GOLD[q]}
+    wanted = {(q, d) for source in FOUND.values() for q, docs in source.items() for d in docs} | {
+        (q, d) for q in GOLD for d in GOLD[q]
+    }
     assert set(found) == set(flips) == wanted | random
     for (query_id, doc_id), (score, verdict, reason) in found.items():
         each = votes(run, query_id, doc_id, 3, words=4)
         assert score == pytest.approx(np.mean(each), abs=1e-6)
-        assert flips[query_id, doc_id][0] == pytest.approx(np.mean([(vote >= 0.5) != (np.mean(each) >= 0.5) for vote in each]))
+        assert flips[query_id, doc_id][0] == pytest.approx(
+            np.mean([(vote >= 0.5) != (np.mean(each) >= 0.5) for vote in each])
+        )
         relevant = "promote" if score >= 0.9 else "drop" if score >= 0.5 else "keep"
         assert verdict == (None if doc_id in GOLD[query_id] else relevant)
         assert reason == ("answers" if verdict in ("drop", "promote") else None)
-    assert manifest.facts["flip_rate"] == pytest.approx(np.mean([value for value, *_ in flips.values()]), abs=1e-4)
+    assert manifest.facts["flip_rate"] == pytest.approx(
+        np.mean([value for value, *_ in flips.values()]), abs=1e-4
+    )
     assert len(server.received) == 3 * len(found)
-    assert all(json.loads(key)["max_tokens"] == 1 and json.loads(key)["logprob_token_ids"] == [7, 8] for key, _ in server.received)
+    assert all(
+        json.loads(key)["max_tokens"] == 1 and json.loads(key)["logprob_token_ids"] == [7, 8]
+        for key, _ in server.received
+    )
 
 
 def test_the_large_model_is_asked_only_where_the_small_one_is_not_sure(tmp_path):
@@ -62,10 +80,13 @@ def test_the_large_model_is_asked_only_where_the_small_one_is_not_sure(tmp_path)
     unsure = {pair for pair, (score, *_) in first.items() if 0.2 < score < 0.8}
     assert 0 < len(unsure) < len(first)
     for pair, (score, *_) in found.items():
-        assert score == pytest.approx(votes(run, *pair, 1, "large" if pair in unsure else "tiny")[0], abs=1e-6)
+        assert score == pytest.approx(
+            votes(run, *pair, 1, "large" if pair in unsure else "tiny")[0], abs=1e-6
+        )
     models = [json.loads(key)["model"] for key, _ in server.received]
     assert Counter(models) == {"tiny": len(found), "large": len(unsure)}
-    assert models == sorted(models, reverse=True)  # all shards with the small one first: each model is loaded once
+    # all shards with the small one first: each model is loaded once
+    assert models == sorted(models, reverse=True)
 
 
 def test_another_source_asks_for_its_new_pairs_alone(tmp_path):
@@ -87,7 +108,9 @@ def test_a_budget_of_pairs_takes_the_best_ranks(tmp_path):
         manifest = judge(run, server, max_pairs_per_query=1, votes=1)
     found = said(run)
     scored = {pair for pair, (score, *_) in found.items() if score is not None}
-    assert {(q, d) for q in GOLD for d in GOLD[q]} <= scored and len(scored) <= sum(map(len, GOLD.values())) + len(GOLD)
+    assert {(q, d) for q in GOLD for d in GOLD[q]} <= scored and len(scored) <= sum(
+        map(len, GOLD.values())
+    ) + len(GOLD)
     assert {reason for score, _, reason in found.values() if score is None} == {"over_budget"}
     assert manifest.drops == {"over_budget": len(found) - len(scored)}
 
@@ -97,7 +120,9 @@ def test_what_fails_has_no_score_and_is_counted(tmp_path):
     with llm_server({"which metal": ["400"] * 99}) as server:
         manifest = judge(run, server, votes=1)
     found = said(run)
-    assert {reason for (query, _), (score, _, reason) in found.items() if score is None} == {"rejected"}
+    assert {reason for (query, _), (score, _, reason) in found.items() if score is None} == {
+        "rejected"
+    }
     assert {query for (query, _), (score, *_) in found.items() if score is None} == {"q1"}
     assert manifest.drops == {"rejected": sum(query == "q1" for query, _ in found)}
 
@@ -119,10 +144,16 @@ def test_select_leaves_out_what_the_judge_calls_relevant(tmp_path):
     assert promoted == {pair for pair in mined if verdicts[pair] == "promote"}
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"votes": 9}, "--votes is 9, but prompt judge@1 has 5 wordings"), ({"drop_at": 0.8, "promote_at": 0.7}, "--promote-at 0.7 is below"),
-    ({"name": "similarity"}, "is the name of another judge"), ({"name": "a.b"}, "holds a dot"), ({"prompt": "rewrite"}, "rewrite.toml"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"votes": 9}, "--votes is 9, but prompt judge@1 has 5 wordings"),
+        ({"drop_at": 0.8, "promote_at": 0.7}, "--promote-at 0.7 is below"),
+        ({"name": "similarity"}, "is the name of another judge"),
+        ({"name": "a.b"}, "holds a dot"),
+        ({"prompt": "rewrite"}, "rewrite.toml"),
+    ],
+)
 def test_mistakes_are_one_line(tmp_path, options, message):
     with llm_server() as server, pytest.raises(UserError, match=message):
         judge(toy_run(tmp_path / "run"), server, **options)

@@ -11,15 +11,38 @@ from conftest import WORDS, make_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miner import models
-from miner.encode import PROBES, TextEncoder, attempt, find_reader
 from miner.errors import UserError
-from miner.models import encoder_facts, encoder_fingerprint, gpu_count, load_encoder, locate, own_device, resolve, weights_fingerprint
+from miner.models import encoder, hub as models
+from miner.models.encoder import (
+    PROBES,
+    TextEncoder,
+    attempt,
+    encoder_facts,
+    encoder_fingerprint,
+    find_reader,
+    load_encoder,
+)
+from miner.models.hub import gpu_count, locate, own_device, resolve, weights_fingerprint
 from miner.options import Encoder
 
 LONG = " ".join(WORDS[29:])
-UNEVEN = ["bees", "", LONG * 9, "copper glass", LONG, "a b c d e f g h i", "moon " * 31, "moon", "x" * 500, "bees"]
-TEXTS = st.lists(st.lists(st.sampled_from([*WORDS, "unknown", "copperbees"]), max_size=40).map(" ".join), min_size=1, max_size=12)
+UNEVEN = [
+    "bees",
+    "",
+    LONG * 9,
+    "copper glass",
+    LONG,
+    "a b c d e f g h i",
+    "moon " * 31,
+    "moon",
+    "x" * 500,
+    "bees",
+]
+TEXTS = st.lists(
+    st.lists(st.sampled_from([*WORDS, "unknown", "copperbees"]), max_size=40).map(" ".join),
+    min_size=1,
+    max_size=12,
+)
 OWN = {"query": None, "document": None}
 
 
@@ -40,7 +63,9 @@ def theirs(model, texts, role, prompt=None):
 
 @contextmanager
 def watched(model, break_over=None, error=None):
-    """Record (rows, width, real tokens) of each batch; refuse those of more tokens than `break_over`."""
+    """Record (rows, width, real tokens) of each batch; refuse those of more tokens than
+    `break_over`.
+    """
     seen = []
 
     def look(_, arguments):
@@ -80,7 +105,8 @@ def test_any_texts_in_any_batches(model, texts, budget):
 
 
 def test_a_batch_is_as_large_as_the_budget_lets_it_and_padded_only_to_its_longest(model):
-    texts = ["moon", "moon bees", "moon", "moon bees glass", "bees"]  # 3, 4, 3, 5, 3 tokens with [CLS] and [SEP]
+    # 3, 4, 3, 5, 3 tokens with [CLS] and [SEP]
+    texts = ["moon", "moon bees", "moon", "moon bees glass", "bees"]
     with watched(model) as seen:
         TextEncoder(model, {"query": "", "document": ""}, 10)(texts, "query")
     assert seen == [(2, 5, 9), (3, 3, 9)]
@@ -90,12 +116,28 @@ def test_other_ways_to_read_and_to_pool(model):
     pooling, tokenizer = model[1], model.tokenizer
     before = pooling.pooling_mode, pooling.include_prompt, tokenizer.padding_side
     try:
-        for mode, include_prompt, side in (("mean", False, "right"), ("mean", False, "left"), ("lasttoken", True, "left"),
-                                           ("cls", True, "left"), ("max", True, "right"), ("weightedmean", True, "left")):  # fmt: skip
-            pooling.pooling_mode, pooling.include_prompt, tokenizer.padding_side = mode, include_prompt, side
-            # BERT counts positions from the matrix's edge: padded to the left, a vector depends on the batch
+        for mode, include_prompt, side in (
+            ("mean", False, "right"),
+            ("mean", False, "left"),
+            ("lasttoken", True, "left"),
+            ("cls", True, "left"),
+            ("max", True, "right"),
+            ("weightedmean", True, "left"),
+        ):
+            pooling.pooling_mode, pooling.include_prompt, tokenizer.padding_side = (
+                mode,
+                include_prompt,
+                side,
+            )
+            # BERT counts positions from the matrix's edge: padded to the left, a vector depends on
+            # the batch
             encode = TextEncoder(model, OWN, 90 if side == "right" else 10**6)
-            np.testing.assert_allclose(encode(UNEVEN, "query"), theirs(model, UNEVEN, "query"), atol=1e-6, err_msg=f"{mode} {side}")
+            np.testing.assert_allclose(
+                encode(UNEVEN, "query"),
+                theirs(model, UNEVEN, "query"),
+                atol=1e-6,
+                err_msg=f"{mode} {side}",
+            )
             assert encode._readers["query"] is not None
     finally:
         pooling.pooling_mode, pooling.include_prompt, tokenizer.padding_side = before
@@ -108,7 +150,9 @@ def test_a_model_that_reads_otherwise_is_encoded_by_sentence_transformers(model)
 
     static = StaticEmbedding(model.tokenizer.backend_tokenizer, embedding_dim=32)
     alone = SentenceTransformer(modules=[static], device="cpu", prompts={"query": "copper "})
-    router = Router.for_query_document(query_modules=[static], document_modules=[model[0], model[1]])
+    router = Router.for_query_document(
+        query_modules=[static], document_modules=[model[0], model[1]]
+    )
     for one in (alone, SentenceTransformer(modules=[router], device="cpu")):
         encode = TextEncoder(one.eval(), OWN, 600)
         for role in ("query", "document"):
@@ -121,7 +165,9 @@ def test_a_reader_that_would_pad_or_cut_otherwise_is_refused(model):
     model[0].processing_kwargs = {"text": {"pad_to_multiple_of": 16}}
     try:
         assert find_reader(model, "query", None) is None
-        np.testing.assert_allclose(TextEncoder(model, OWN, 90)(UNEVEN, "query"), theirs(model, UNEVEN, "query"), atol=1e-6)
+        np.testing.assert_allclose(
+            TextEncoder(model, OWN, 90)(UNEVEN, "query"), theirs(model, UNEVEN, "query"), atol=1e-6
+        )
     finally:
         model[0].processing_kwargs = {}
     assert len(model.tokenizer(PROBES[-1][-1])["input_ids"]) > 512
@@ -130,13 +176,17 @@ def test_a_reader_that_would_pad_or_cut_otherwise_is_refused(model):
 def test_no_texts_and_the_bundled_options(encoder):
     encode = load_encoder(Encoder(encoder=encoder, dtype="fp32"))
     assert encode([], "query").shape == (0, 32)
-    assert load_encoder(Encoder(encoder=encoder, dtype="fp32", truncate_dim=5))([], "query").shape == (0, 5)
+    assert load_encoder(Encoder(encoder=encoder, dtype="fp32", truncate_dim=5))(
+        [], "query"
+    ).shape == (0, 5)
     assert encode.batch_tokens == encoder_facts(Encoder(device="cpu", dtype="fp32"))["batch_tokens"]
 
 
 def test_max_length_is_what_is_read(encoder):
     encode = load_encoder(Encoder(encoder=encoder, dtype="fp32", max_length=4))
-    first, second, third = encode(["moon bees glass tides", "moon bees copper", "moon glass"], "document")
+    first, second, third = encode(
+        ["moon bees glass tides", "moon bees copper", "moon glass"], "document"
+    )
     np.testing.assert_allclose(first, second, atol=1e-6)
     assert np.abs(first - third).max() > 1e-3
 
@@ -144,8 +194,12 @@ def test_max_length_is_what_is_read(encoder):
 def test_truncated_vectors_are_the_first_dimensions_at_length_one(encoder):
     whole = load_encoder(Encoder(encoder=encoder, dtype="fp32"))(UNEVEN, "document")
     cut = load_encoder(Encoder(encoder=encoder, dtype="fp32", truncate_dim=7))(UNEVEN, "document")
-    np.testing.assert_allclose(cut, whole[:, :7] / np.linalg.norm(whole[:, :7], axis=1, keepdims=True), atol=1e-6)
-    with pytest.raises(UserError, match="--truncate-dim 33, but the encoder's vectors have 32 dimensions"):
+    np.testing.assert_allclose(
+        cut, whole[:, :7] / np.linalg.norm(whole[:, :7], axis=1, keepdims=True), atol=1e-6
+    )
+    with pytest.raises(
+        UserError, match="--truncate-dim 33, but the encoder's vectors have 32 dimensions"
+    ):
         load_encoder(Encoder(encoder=encoder, dtype="fp32", truncate_dim=33))
 
 
@@ -155,7 +209,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model, caplog, kind):
 
     error = {
         "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"),
+        "cpu": RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            " bytes. Error code 12"
+        ),
         "python": MemoryError(),
     }[kind]
     texts = ["moon bees " * 9, *["moon bees glass"] * 40, "tides"]
@@ -163,16 +220,23 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model, caplog, kind):
     with watched(model, break_over=150, error=error) as seen:
         found = TextEncoder(model, OWN, 500)(texts, "document")
     np.testing.assert_allclose(found, whole, atol=1e-6)
-    assert seen[0][:2] == (5, 22)  # of 22 tokens, 22 and 11 rows are too many; 5 fit, and their 110 tokens are the budget from there on
+    # of 22 tokens, 22 and 11 rows are too many; 5 fit, and their 110 tokens are the budget from
+    # there on
+    assert seen[0][:2] == (5, 22)
     assert max(rows * width for rows, width, _ in seen) == 110
-    assert [record.levelname for record in caplog.records if record.name == "quarry"] == ["WARNING"] * 2
+    assert [record.levelname for record in caplog.records if record.name == "quarry"] == [
+        "WARNING"
+    ] * 2
     assert "--batch-tokens 110" in caplog.records[-1].getMessage()
 
 
 def test_one_text_that_does_not_fit_is_the_users_to_decide(model, caplog):
     import torch
 
-    with watched(model, break_over=3, error=torch.OutOfMemoryError("CUDA out of memory.")), pytest.raises(UserError, match="--max-length"):
+    with (
+        watched(model, break_over=3, error=torch.OutOfMemoryError("CUDA out of memory.")),
+        pytest.raises(UserError, match="--max-length"),
+    ):
         TextEncoder(model, OWN, 64)(["moon bees", "moon"], "document")
 
 
@@ -186,7 +250,8 @@ def test_out_of_memory_inside_sentence_transformers(model, caplog):
         return model.encode_query(texts, batch_size=batch_size, **kwargs)
 
     bent = SimpleNamespace(
-        **{name: getattr(model, name) for name in ("prompts", "default_prompt_name", "device")}, encode_query=encode_query
+        **{name: getattr(model, name) for name in ("prompts", "default_prompt_name", "device")},
+        encode_query=encode_query,
     )
     encode = TextEncoder(bent, OWN, 256 * 4, _readers={"query": None})
     np.testing.assert_allclose(encode(UNEVEN, "query"), theirs(model, UNEVEN, "query"), atol=1e-6)
@@ -202,7 +267,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 
 def test_vectors_that_are_not_finite_are_refused(model):
-    handle = model.register_forward_hook(lambda _, arguments, out: out | {"sentence_embedding": out["sentence_embedding"] / 0})
+    handle = model.register_forward_hook(
+        lambda _, arguments, out: out | {"sentence_embedding": out["sentence_embedding"] / 0}
+    )
     try:
         with pytest.raises(UserError, match=r"not finite under dtype fp16; try --dtype fp32"):
             TextEncoder(model, OWN, 64, dtype="fp16")(["moon"], "document")
@@ -230,21 +297,38 @@ def test_threads_and_workers_do_not_change_a_bit(tmp_path, monkeypatch, dtype):
 
 
 def encode_many(options):
-    return load_encoder(options)([LONG[:length] for length in range(0, 90, 2)] * 3, "document").tobytes()
+    return load_encoder(options)(
+        [LONG[:length] for length in range(0, 90, 2)] * 3, "document"
+    ).tobytes()
 
 
 def test_what_decides_vectors_is_in_the_fingerprint_and_what_does_not_is_not(encoder):
     def fingerprint(**options):
-        return encoder_fingerprint(Encoder(encoder=encoder, **{"dtype": "fp32", "device": "cpu"} | options))
+        return encoder_fingerprint(
+            Encoder(encoder=encoder, **{"dtype": "fp32", "device": "cpu"} | options)
+        )
 
     usual = fingerprint()
-    others = [fingerprint(**option) for option in (
-        {"batch_tokens": 100}, {"truncate_dim": 8}, {"backend": "onnx"}, {"max_length": 9}, {"dtype": "bf16"}, {"device": "cuda"},
-        {"query_prompt": ""},
-    )]  # fmt: skip
+    others = [
+        fingerprint(**option)
+        for option in (
+            {"batch_tokens": 100},
+            {"truncate_dim": 8},
+            {"backend": "onnx"},
+            {"max_length": 9},
+            {"dtype": "bf16"},
+            {"device": "cuda"},
+            {"query_prompt": ""},
+        )
+    ]
     assert len({usual, *others}) == 8
     assert fingerprint(batch_tokens=resolve(Encoder(device="cpu", dtype="fp32"))[2]) == usual
-    assert fingerprint(device="cuda:0") == fingerprint(device="cuda:1") == fingerprint(device="cuda") != usual
+    assert (
+        fingerprint(device="cuda:0")
+        == fingerprint(device="cuda:1")
+        == fingerprint(device="cuda")
+        != usual
+    )
 
 
 def test_files_of_a_backend_count_only_for_it(tmp_path, encoder):
@@ -253,7 +337,10 @@ def test_files_of_a_backend_count_only_for_it(tmp_path, encoder):
 
     def all_fingerprints():
         weights_fingerprint.cache_clear()
-        return {backend: weights_fingerprint(folder, backend) for backend in ("torch", "onnx", "openvino")}
+        return {
+            backend: weights_fingerprint(folder, backend)
+            for backend in ("torch", "onnx", "openvino")
+        }
 
     before = all_fingerprints()
     (folder / "onnx").mkdir()
@@ -274,10 +361,16 @@ def test_the_hub_is_asked_for_the_files_of_the_backend(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert locate("someone/torch-model@v1") == Path(tmp_path) == locate("someone/exported", "openvino")
+    assert (
+        locate("someone/torch-model@v1") == Path(tmp_path) == locate("someone/exported", "openvino")
+    )
     assert asked["someone/torch-model"][0] == "v1" and asked["someone/exported"][0] is None
-    assert "*.safetensors" in asked["someone/torch-model"][1] and not any("openvino" in name for name in asked["someone/torch-model"][1])
-    assert {"*.safetensors", "*openvino_model.xml", "*openvino_model.bin"} <= set(asked["someone/exported"][1])
+    assert "*.safetensors" in asked["someone/torch-model"][1] and not any(
+        "openvino" in name for name in asked["someone/torch-model"][1]
+    )
+    assert {"*.safetensors", "*openvino_model.xml", "*openvino_model.bin"} <= set(
+        asked["someone/exported"][1]
+    )
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
@@ -286,14 +379,18 @@ def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch, encod
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(models, "import_module", import_module)
-    with pytest.raises(UserError, match=rf"pip install 'sentence-transformers\[{backend}\]'") as caught:
+    with pytest.raises(
+        UserError, match=rf"pip install 'sentence-transformers\[{backend}\]'"
+    ) as caught:
         load_encoder(Encoder(encoder=encoder, backend=backend))
     assert "\n" not in str(caught.value)
 
 
 def test_a_backend_has_its_own_dtype():
     assert resolve(Encoder(backend="onnx", device="cpu"))[1] == "fp32"
-    with pytest.raises(UserError, match="--backend onnx computes in what its file says, not in bf16"):
+    with pytest.raises(
+        UserError, match="--backend onnx computes in what its file says, not in bf16"
+    ):
         encoder_fingerprint(Encoder(backend="onnx", dtype="bf16"))
 
 

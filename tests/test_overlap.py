@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from toy import DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, rows, toy_run
 
-from miner.bm25 import index_bm25
 from miner.engine import How
 from miner.errors import UserError
+from miner.files import Stopwatch
 from miner.options import IndexBm25
-from miner.store import Stage, Stopwatch, begin, finish
+from miner.search.bm25 import index_bm25
+from miner.search.tokens import tokenizer
+from miner.store import Stage, begin, finish
 from miner.tables import full_text
-from miner.tokens import tokenizer
+from scoring.judge.overlap import judge_overlap
 from scoring.options import JudgeOverlap
-from scoring.overlap import judge_overlap
 
 QUERIES = QUERY_TEXTS | {
     "q2": "how do bees bees talk; a BEE's dance",  # repeats count once
@@ -24,7 +25,13 @@ QUERIES = QUERY_TEXTS | {
 }
 POSITIVES = GOLD | {"q6": ["d02"]}
 FOUND = {
-    "x": {"q1": ["d08", "d01", "d09"], "q2": ["d02", "d08", "d12"], "q3": ["d09"], "q4": ["d05", "d11", "d06"], "q5": ["d06", "d05"]},
+    "x": {
+        "q1": ["d08", "d01", "d09"],
+        "q2": ["d02", "d08", "d12"],
+        "q3": ["d09"],
+        "q4": ["d05", "d11", "d06"],
+        "q5": ["d06", "d05"],
+    },
     "y": {"q1": ["d08", "d12"], "q4": ["d08", "d06"], "q6": ["d01"]},
     "random": {},
 }
@@ -43,20 +50,33 @@ def expected(options, documents=DOCUMENT_TEXTS, found=FOUND):
     for query_id, text in QUERIES.items():
         words = list(dict.fromkeys(cut(text)))
         whole = sum(idf(word) for word in words)
-        asked = {doc_id for source in found.values() for doc_id in source.get(query_id, [])} | set(POSITIVES[query_id])
+        asked = {doc_id for source in found.values() for doc_id in source.get(query_id, [])} | set(
+            POSITIVES[query_id]
+        )
         for doc_id in asked:
-            said[query_id, doc_id] = sum(idf(word) for word in words if word in tokens[doc_id]) / whole if whole else None
+            said[query_id, doc_id] = (
+                sum(idf(word) for word in words if word in tokens[doc_id]) / whole
+                if whole
+                else None
+            )
     return said
 
 
 def judged(run, how=HOW, **options):
     judge_overlap(run, JudgeOverlap(**options), how)
-    return rows(run, "4_judgments/overlap", "query_id", "doc_id", "judge", "score", "verdict", "reason")
+    return rows(
+        run, "4_judgments/overlap", "query_id", "doc_id", "judge", "score", "verdict", "reason"
+    )
 
 
 @pytest.mark.parametrize(
     "options",
-    [IndexBm25(), IndexBm25(stemmer="english"), IndexBm25(stop_words="english", stemmer="english"), IndexBm25(token_pattern=r"\w\w")],
+    [
+        IndexBm25(),
+        IndexBm25(stemmer="english"),
+        IndexBm25(stop_words="english", stemmer="english"),
+        IndexBm25(token_pattern=r"\w\w"),
+    ],
     ids=["words", "stems", "stop words", "pattern"],
 )
 def test_overlap_is_that_of_a_plain_reference(tmp_path, options):
@@ -67,7 +87,10 @@ def test_overlap_is_that_of_a_plain_reference(tmp_path, options):
     assert {row[2:3] + row[4:] for row in found} == {("overlap", None, None)}
     for query_id, doc_id, _, score, *_ in found:
         value = plain[query_id, doc_id]
-        assert score is None if value is None else score == pytest.approx(value, rel=1e-6, abs=0), (query_id, doc_id)
+        assert score is None if value is None else score == pytest.approx(value, rel=1e-6, abs=0), (
+            query_id,
+            doc_id,
+        )
     values = [score for *_, score, _, _ in found if score is not None]
     assert {row[0] for row in found if row[3] is None} >= {"q6"}
     assert 0 <= min(values) <= max(values) <= 1
@@ -75,7 +98,12 @@ def test_overlap_is_that_of_a_plain_reference(tmp_path, options):
 
 
 def test_exact_values_by_hand(tmp_path):
-    documents = {"a": ("Copper", "wire"), "b": ("", "copper coin"), "c": ("", "tin"), "d": ("", "tin wire copper")}
+    documents = {
+        "a": ("Copper", "wire"),
+        "b": ("", "copper coin"),
+        "c": ("", "tin"),
+        "d": ("", "tin wire copper"),
+    }
     toy = {
         "documents": documents,
         "queries": {"q": "Copper wire, copper tin unknown", "r": "coin"},
@@ -100,8 +128,12 @@ def test_exact_values_by_hand(tmp_path):
 
 def test_neither_shards_nor_workers_change_a_row(tmp_path):
     found = []
-    for number, (how, queries, documents) in enumerate([(HOW, 10, 20), (How(workers=2), 2, 5), (HOW, 1, 4), (HOW, 3, 1)]):
-        run = toy_run(tmp_path / str(number), **TOY, shard_queries=queries, shard_documents=documents)
+    for number, (how, queries, documents) in enumerate(
+        [(HOW, 10, 20), (How(workers=2), 2, 5), (HOW, 1, 4), (HOW, 3, 1)]
+    ):
+        run = toy_run(
+            tmp_path / str(number), **TOY, shard_queries=queries, shard_documents=documents
+        )
         index_bm25(run, IndexBm25(), HOW)
         found.append(judged(run, how))
     assert found[0] == found[1] == found[2] == found[3]
@@ -122,10 +154,27 @@ def test_empty_documents_and_a_shard_without_a_word(tmp_path):
 
 def test_without_its_index_it_says_what_to_run(tmp_path):
     run = toy_run(tmp_path / "run", **TOY)
-    with pytest.raises(UserError, match=r"2_index/bm25 does not exist; run `quarry index bm25` first"):
+    with pytest.raises(
+        UserError, match=r"2_index/bm25 does not exist; run `quarry index bm25` first"
+    ):
         judged(run)
     stage = Stage("2_index/dense", "documents", {}, {"1_tables": run.tables().fingerprint})
     begin(run, stage, force=False)
-    finish(run, stage, Stopwatch(), rows={}, drops={}, facts={"kind": "dense"}, shards=0, resumed_shards=0)
-    with pytest.raises(UserError, match="2_index/dense is a dense index; `quarry judge overlap` wants one that `quarry index bm25` made"):
+    finish(
+        run,
+        stage,
+        Stopwatch(),
+        rows={},
+        drops={},
+        facts={"kind": "dense"},
+        shards=0,
+        resumed_shards=0,
+    )
+    with pytest.raises(
+        UserError,
+        match=(
+            "2_index/dense is a dense index; `quarry judge overlap` wants one that `quarry index"
+            " bm25` made"
+        ),
+    ):
         judged(run, index="dense")

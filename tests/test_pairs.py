@@ -1,4 +1,6 @@
-"""Judges that grow: only new pairs are judged, and what they leave is, byte for byte, what judging all pairs afresh leaves."""
+"""Judges that grow: only new pairs are judged, and what they leave is, byte for byte, what
+judging all pairs afresh leaves.
+"""
 
 import json
 import signal
@@ -11,18 +13,18 @@ import pytest
 from toy import DOCUMENT_TEXTS, FOUND, HOW, Toy, rows, toy_run, write_source
 from vectors import plane, write_vectors
 
-import scoring.duplicates
-import scoring.overlap
-import scoring.similarity
-from miner.bm25 import index_bm25
+import scoring.judge.duplicates
+import scoring.judge.overlap
+import scoring.judge.similarity
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.options import IndexBm25
-from miner.pairs import candidate_pairs
+from miner.query_shard import candidate_pairs
+from miner.search.bm25 import index_bm25
 from miner.store import BEFORE, shard_keys
+from scoring.judge.judging import only_new
 from scoring.options import JudgeDuplicates, JudgeOverlap, JudgeSimilarity
-from scoring.pairs import only_new
 
 KILLER = Path(__file__).parent / "killer.py"
 TEXTS = DOCUMENT_TEXTS | {"d09": DOCUMENT_TEXTS["d01"], "d12": ("", "how do BEES talk?")}
@@ -30,25 +32,31 @@ FIRST = {"bm25": FOUND["bm25"], "random": {"q1": ["d12", "d02"], "q5": ["d01"]}}
 SECOND = {"dense": FOUND["dense"]}
 THIRD = {"new": {"q1": ["d03", "d08"], "q3": ["d12"], "q5": ["d12", "d06", "d01"]}}
 JUDGES = {
-    "duplicates": (scoring.duplicates, "judge_duplicates", JudgeDuplicates()),
-    "overlap": (scoring.overlap, "judge_overlap", JudgeOverlap()),
-    "similarity": (scoring.similarity, "judge_similarity", JudgeSimilarity()),
+    "duplicates": (scoring.judge.duplicates, "judge_duplicates", JudgeDuplicates()),
+    "overlap": (scoring.judge.overlap, "judge_overlap", JudgeOverlap()),
+    "similarity": (scoring.judge.similarity, "judge_similarity", JudgeSimilarity()),
 }
 
 
 @pytest.fixture
 def by_hand(monkeypatch):
     """Similarity reads the vectors that lie in 2_index/dense; no model is asked for."""
-    monkeypatch.setattr(scoring.similarity, "find_index", lambda run, options: "dense")
-    monkeypatch.setattr(scoring.similarity, "encoder_fingerprint", lambda options: "by hand")
-    monkeypatch.setattr(scoring.similarity, "encoder_facts", lambda options: {})
-    monkeypatch.setattr(scoring.similarity, "target_encoder", lambda run, options: options)
+    monkeypatch.setattr(scoring.judge.similarity, "find_index", lambda run, options: "dense")
+    monkeypatch.setattr(scoring.judge.similarity, "encoder_fingerprint", lambda options: "by hand")
+    monkeypatch.setattr(scoring.judge.similarity, "encoder_facts", lambda options: {})
+    monkeypatch.setattr(scoring.judge.similarity, "target_encoder", lambda run, options: options)
 
 
 def made(path, *found, **changes):
     """A run with some sources, a BM25 index and vectors, and no judge."""
-    run = toy_run(path, documents=TEXTS, similarity=None, candidates={name: d for one in found for name, d in one.items()},
-                  shard_queries=2, **changes)  # fmt: skip
+    run = toy_run(
+        path,
+        documents=TEXTS,
+        similarity=None,
+        candidates={name: d for one in found for name, d in one.items()},
+        shard_queries=2,
+        **changes,
+    )
     index_bm25(run, IndexBm25(), HOW)
     return write_vectors(run, *plane())
 
@@ -67,9 +75,17 @@ def judge(run, name, how=HOW):
 def content(run, name):
     """Every byte of a judge's folder, but for time, memory and shards that were there."""
     folder = run.path / "4_judgments" / name
-    found = {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+    found = {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
     facts = json.loads(found.pop("_manifest.json"))
-    return found, {key: value for key, value in facts.items() if key not in ("seconds", "peak_memory_mb", "resumed_shards")}
+    return found, {
+        key: value
+        for key, value in facts.items()
+        if key not in ("seconds", "peak_memory_mb", "resumed_shards")
+    }
 
 
 @pytest.fixture
@@ -80,7 +96,10 @@ def spied(monkeypatch):
     def spy(run, folder, key, pairs):
         new, known = only_new(run, folder, key, pairs)
         seen.extend(
-            (new.query_ids[query], doc_id) for query, doc_id in zip(new.query, new.corpus.doc_ids(new.row).to_pylist(), strict=True)
+            (new.query_ids[query], doc_id)
+            for query, doc_id in zip(
+                new.query, new.corpus.doc_ids(new.row).to_pylist(), strict=True
+            )
         )
         return new, known
 
@@ -109,7 +128,9 @@ def test_another_source_and_only_new_pairs_are_judged(tmp_path, name, by_hand, s
 
 
 @pytest.mark.parametrize("name", JUDGES)
-def test_a_source_that_was_mined_again_with_less_takes_its_rows_along(tmp_path, name, by_hand, spied):
+def test_a_source_that_was_mined_again_with_less_takes_its_rows_along(
+    tmp_path, name, by_hand, spied
+):
     run = made(tmp_path / "run", FIRST, SECOND)
     judge(run, name)
     spied.clear()
@@ -120,11 +141,15 @@ def test_a_source_that_was_mined_again_with_less_takes_its_rows_along(tmp_path, 
     afresh = made(tmp_path / "afresh", FIRST, fewer)
     judge(afresh, name)
     assert content(run, name) == content(afresh, name)
-    assert ("q2", "d11") not in {row[:2] for row in rows(run, f"4_judgments/{name}", "query_id", "doc_id")}
+    assert ("q2", "d11") not in {
+        row[:2] for row in rows(run, f"4_judgments/{name}", "query_id", "doc_id")
+    }
 
 
 @pytest.mark.parametrize("name", JUDGES)
-def test_a_second_source_while_the_first_growth_is_half_done(tmp_path, name, by_hand, spied, monkeypatch):
+def test_a_second_source_while_the_first_growth_is_half_done(
+    tmp_path, name, by_hand, spied, monkeypatch
+):
     run = made(tmp_path / "run", FIRST)
     judge(run, name)
     add(run, SECOND)
@@ -139,7 +164,11 @@ def test_a_second_source_while_the_first_growth_is_half_done(tmp_path, name, by_
     with pytest.raises(ZeroDivisionError):
         judge(run, name)
     folder = run.path / "4_judgments" / name
-    assert (folder / "00000.parquet").exists() and (folder / BEFORE / "00001.parquet").exists() and run.find(f"4_judgments/{name}") is None
+    assert (
+        (folder / "00000.parquet").exists()
+        and (folder / BEFORE / "00001.parquet").exists()
+        and run.find(f"4_judgments/{name}") is None
+    )
     with pytest.raises(UserError, match="is only half done"):
         run.need(f"4_judgments/{name}", "judge")
     monkeypatch.setattr(module, "_judge_shard", whole)
@@ -147,7 +176,8 @@ def test_a_second_source_while_the_first_growth_is_half_done(tmp_path, name, by_
     spied.clear()
     judge(run, name)
     assert len(spied) == len(set(spied)) and ("q1", "d03") in spied and ("q1", "d08") not in spied
-    assert not {pair for pair in spied if pair[0] in ("q1", "q2")} - {("q1", "d03")}  # the first shard had grown by dense already
+    # the first shard had grown by dense already
+    assert not {pair for pair in spied if pair[0] in ("q1", "q2")} - {("q1", "d03")}
     afresh = made(tmp_path / "afresh", FIRST, SECOND, THIRD)
     judge(afresh, name)
     assert content(run, name) == content(afresh, name)
@@ -158,18 +188,37 @@ def test_other_tables_or_options_are_no_growth(tmp_path):
     judge(run, "duplicates")
     add(run, SECOND)
     with pytest.raises(UserError, match=r"was made with near=0\.9, now 0\.8"):
-        scoring.duplicates.judge_duplicates(run, JudgeDuplicates(near=0.8), HOW)
+        scoring.judge.duplicates.judge_duplicates(run, JudgeDuplicates(near=0.8), HOW)
     assert run.find("4_judgments/duplicates") is not None  # a refusal touches nothing
 
 
 @pytest.mark.parametrize(
-    "killed", [("before", 1), ("after", 1), ("after", 2), ("before", 4), ("after", 4), ("after", 5), ("before", 7), ("after", 7)]
+    "killed",
+    [
+        ("before", 1),
+        ("after", 1),
+        ("after", 2),
+        ("before", 4),
+        ("after", 4),
+        ("after", 5),
+        ("before", 7),
+        ("after", 7),
+    ],
 )
 def test_killed_while_it_grows_and_repeated_it_is_byte_identical(tmp_path, killed):
     run = made(tmp_path / "run", FIRST)
     judge(run, "duplicates")
     add(run, SECOND)
-    words = [sys.executable, str(KILLER), killed[0], str(killed[1]), "-r", str(run.path), "judge", "duplicates"]
+    words = [
+        sys.executable,
+        str(KILLER),
+        killed[0],
+        str(killed[1]),
+        "-r",
+        str(run.path),
+        "judge",
+        "duplicates",
+    ]
     assert subprocess.run(words, capture_output=True, check=False).returncode == -signal.SIGKILL
     judge(run, "duplicates")
     afresh = made(tmp_path / "afresh", FIRST, SECOND)
@@ -181,7 +230,10 @@ def test_pairs_are_distinct_and_in_order(tmp_path):
     run = toy_run(tmp_path, shard_queries=2)
     corpus = Corpus(run)
     pairs = candidate_pairs(run, corpus, ["q3", "q4"], ["dense", "bm25"], "00001")
-    named = [(pairs.query_ids[query], f"d{row + 1:02d}") for query, row in zip(pairs.query, pairs.row, strict=True)]
+    named = [
+        (pairs.query_ids[query], f"d{row + 1:02d}")
+        for query, row in zip(pairs.query, pairs.row, strict=True)
+    ]
     asked = {(q, doc_id) for source in FOUND.values() for q in ("q3", "q4") for doc_id in source[q]}
     assert named == sorted(asked) and (np.diff(pairs.codes) > 0).all()
     assert len(candidate_pairs(run, corpus, ["q5"], [], shard_keys(3)[2]).row) == 0

@@ -1,4 +1,6 @@
-"""Parsing: exact parses, texts rebuilt from tokens, models that are not there, what ships with the project."""
+"""Parsing: exact parses, texts rebuilt from tokens, models that are not there, what ships with
+the project.
+"""
 
 import json
 import shutil
@@ -8,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miner.data_files import data_file
 from miner.errors import UserError
-from miner.parsing import Parsed, _load, load_parser, parser_fingerprint
+from miner.words.data_files import data_file
+from miner.words.parsing import Parsed, _load, load_parser, parser_fingerprint
 
 TEXTS = [
     "A man riding a wave on top of a surfboard",
@@ -56,8 +58,38 @@ def test_a_caption(parse):
 
 def test_sentences_contractions_and_questions(parse):
     parsed = one(parse, "The dog isn't barking. Where are the women's old knives?")
-    assert parsed.word == ["The", "dog", "is", "n't", "barking", ".", "Where", "are", "the", "women", "'s", "old", "knives", "?"]
-    assert parsed.lemma == ["the", "dog", "be", "not", "bark", ".", "where", "be", "the", "woman", "'s", "old", "knife", "?"]
+    assert parsed.word == [
+        "The",
+        "dog",
+        "is",
+        "n't",
+        "barking",
+        ".",
+        "Where",
+        "are",
+        "the",
+        "women",
+        "'s",
+        "old",
+        "knives",
+        "?",
+    ]
+    assert parsed.lemma == [
+        "the",
+        "dog",
+        "be",
+        "not",
+        "bark",
+        ".",
+        "where",
+        "be",
+        "the",
+        "woman",
+        "'s",
+        "old",
+        "knife",
+        "?",
+    ]
     assert parsed.sentence == [0] * 6 + [1] * 8
     assert (parsed.pos[2], parsed.tag[2], parsed.tag[4]) == ("AUX", "VBZ", "VBG")
     assert parsed.dep[9] == "nmod:poss" and parsed.word[parsed.head[9]] == "knives"
@@ -96,7 +128,10 @@ def test_empty_texts_have_no_words(parse):
 def test_words_give_the_text_back(texts):
     for text, parsed in zip(texts, load_parser("en_quarry")(texts), strict=True):
         assert rebuilt(parsed) == text
-        assert all(text.startswith(word, start) for word, start in zip(parsed.word, parsed.start, strict=True))
+        assert all(
+            text.startswith(word, start)
+            for word, start in zip(parsed.word, parsed.start, strict=True)
+        )
         assert len({len(values) for values in parsed}) == 1
         assert all(0 <= head < len(parsed.word) for head in parsed.head)
         assert sorted(parsed.sentence) == parsed.sentence and parsed.sentence[:1] in ([], [0])
@@ -122,7 +157,11 @@ def test_unknown_models(name, tmp_path, monkeypatch):
     for ask in (load_parser, parser_fingerprint):
         with pytest.raises(UserError) as caught:
             ask(name)
-        assert "--spacy-model" in str(caught.value) and repr(name) in str(caught.value) and "en_quarry" in str(caught.value)
+        assert (
+            "--spacy-model" in str(caught.value)
+            and repr(name) in str(caught.value)
+            and "en_quarry" in str(caught.value)
+        )
         assert "\n" not in str(caught.value)
 
 
@@ -151,13 +190,18 @@ def test_a_folder_is_a_model_and_its_bytes_are_in_the_fingerprint(tmp_path, pars
 
 
 def test_auto_takes_an_installed_model_first(tmp_path, monkeypatch):
-    import miner.parsing
+    import miner.words.parsing
 
-    monkeypatch.setattr(miner.parsing, "PREFERRED", ("en_core_quarry_md", "en_core_quarry_sm"))
+    monkeypatch.setattr(
+        miner.words.parsing, "PREFERRED", ("en_core_quarry_md", "en_core_quarry_sm")
+    )
     assert parser_fingerprint("auto") == parser_fingerprint("en_quarry")
     package = tmp_path / "en_core_quarry_sm"
     package.mkdir()
-    loads = f"import spacy\n\n\ndef load(**options):\n    return spacy.load({str(data_file('en_quarry'))!r}, **options)\n"
+    loads = (
+        "import spacy\n\n\ndef load(**options):\n    return"
+        f" spacy.load({str(data_file('en_quarry'))!r}, **options)\n"
+    )
     (package / "__init__.py").write_text(loads)
     (package / "meta.json").write_text("{}")
     (tmp_path / "en_core_quarry_sm-3.8.0.dist-info").mkdir()
@@ -174,9 +218,17 @@ def test_what_ships():
     folder = data_file("en_quarry")
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 15_000_000
-    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".bin") and path.name != "lookups.bin"]
     assert not [
-        path for path in files if (data := path.read_bytes())[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05" and data[-1:] == b"."
+        path
+        for path in files
+        if path.suffix in (".pkl", ".pickle", ".pt", ".bin") and path.name != "lookups.bin"
+    ]
+    assert not [
+        path
+        for path in files
+        if (data := path.read_bytes())[:1] == b"\x80"
+        and data[1:2] in b"\x02\x03\x04\x05"
+        and data[-1:] == b"."
     ]
     lookups = json.loads((folder / "vocab" / "vectors.cfg").read_text())
     assert lookups["attr"] == 66  # LOWER: spaCy would look up words as they are written
@@ -188,23 +240,39 @@ def test_figures_meet_the_targets_and_stand_in_the_readme():
     gold, plain = figures["gold_words"], figures["plain_text"]
     assert gold["upos"] >= 0.95 and gold["lemma"] >= 0.95 and gold["las"] >= 0.80
     readme = (Path(__file__).parents[1] / "data" / "README.md").read_text("utf-8")
-    for label, name in (("UPOS", "upos"), ("PTB tag", "tag"), ("lemma", "lemma"), ("UAS", "uas"), ("LAS", "las")):
+    for label, name in (
+        ("UPOS", "upos"),
+        ("PTB tag", "tag"),
+        ("lemma", "lemma"),
+        ("UAS", "uas"),
+        ("LAS", "las"),
+    ):
         assert f"| {label} | {100 * gold[name]:.2f} | {100 * plain[name]:.2f} |" in readme
 
 
 def test_figures_are_those_of_the_test_part(shared):
-    """Counted here again, without the script: parts of speech and lemmas of the treebank's own words."""
+    """Counted here again, without the script: parts of speech and lemmas of the treebank's own
+    words.
+    """
     import spacy
     from spacy.tokens import Doc
 
     nlp = spacy.load(data_file("en_quarry"))
     right, lemmas, total, rows = 0, 0, 0, list[list[str]]()
     docs, golds = [], []
-    for line in (shared / "ud-english-ewt" / "en_ewt-ud-test.conllu").read_text("utf-8").split("\n"):
+    for line in (
+        (shared / "ud-english-ewt" / "en_ewt-ud-test.conllu").read_text("utf-8").split("\n")
+    ):
         if line[:1].isdigit() and line.split("\t")[0].isdigit():
             rows.append(line.split("\t"))
         elif not line and rows:
-            docs.append(Doc(nlp.vocab, [row[1] for row in rows], ["SpaceAfter=No" not in row[9] for row in rows]))
+            docs.append(
+                Doc(
+                    nlp.vocab,
+                    [row[1] for row in rows],
+                    ["SpaceAfter=No" not in row[9] for row in rows],
+                )
+            )
             golds.append(rows)
             rows = []
     for doc, gold in zip(nlp.pipe(docs), golds, strict=True):
@@ -213,4 +281,6 @@ def test_figures_are_those_of_the_test_part(shared):
         total += len(gold)
     assert total == 25094
     figures = nlp.meta["performance"]["gold_words"]
-    assert (right / total, lemmas / total) == pytest.approx((figures["upos"], figures["lemma"]), abs=1e-4)
+    assert (right / total, lemmas / total) == pytest.approx(
+        (figures["upos"], figures["lemma"]), abs=1e-4
+    )

@@ -5,16 +5,34 @@ import pytest
 
 from scoring.probe import artefact_probe
 
-NOUNS = ["dog", "cat", "horse", "bus", "train", "boat", "tree", "chair", "table", "lamp", "door", "window"]
+NOUNS = [
+    "dog",
+    "cat",
+    "horse",
+    "bus",
+    "train",
+    "boat",
+    "tree",
+    "chair",
+    "table",
+    "lamp",
+    "door",
+    "window",
+]
 
 
 def texts(rng, count):
-    return [f"a {NOUNS[rng.integers(12)]} stands near the {NOUNS[rng.integers(12)]} today" for _ in range(count)]
+    return [
+        f"a {NOUNS[rng.integers(12)]} stands near the {NOUNS[rng.integers(12)]} today"
+        for _ in range(count)
+    ]
 
 
 def test_a_word_that_only_negatives_have_is_found_and_named():
     originals = texts(np.random.default_rng(0), 200)
-    found = artefact_probe(originals, [text.replace("today", "zeppelin") for text in originals], np.arange(200))
+    found = artefact_probe(
+        originals, [text.replace("today", "zeppelin") for text in originals], np.arange(200)
+    )
     assert found.accuracy == 1.0 and found.auc == 1.0 and found.pairs == 200
     assert found.telling[0][0] == "zeppelin" and found.telling[1][0] == "today"
 
@@ -22,15 +40,23 @@ def test_a_word_that_only_negatives_have_is_found_and_named():
 def test_texts_of_one_kind_are_not_told_apart():
     rng = np.random.default_rng(1)
     found = artefact_probe(texts(rng, 1500), texts(rng, 1500), np.arange(1500))
-    assert 0.45 < found.accuracy < 0.55 and found.low < found.accuracy < found.high < found.low + 0.06
+    assert (
+        0.45 < found.accuracy < 0.55 and found.low < found.accuracy < found.high < found.low + 0.06
+    )
 
 
 def test_identical_copies_are_half_right_and_groups_are_not_split():
     originals = texts(np.random.default_rng(2), 300)
-    assert artefact_probe(originals, originals, np.arange(300) // 3).accuracy == pytest.approx(0.5, abs=1e-9)
+    assert artefact_probe(originals, originals, np.arange(300) // 3).accuracy == pytest.approx(
+        0.5, abs=1e-9
+    )
     # the label is written in a word that each group has for itself: across groups it tells nothing
     own = [f"{text} only{place // 3}" for place, text in enumerate(originals)]
-    assert artefact_probe(originals, own, np.arange(300) // 3).accuracy < 0.75 < artefact_probe(originals, own, np.arange(300)).accuracy
+    assert (
+        artefact_probe(originals, own, np.arange(300) // 3).accuracy
+        < 0.75
+        < artefact_probe(originals, own, np.arange(300)).accuracy
+    )
 
 
 def test_vectors_instead_of_words():

@@ -17,11 +17,24 @@ from scoring.show import describe
 
 HOSTILE = "<script>alert(1)</script> </script><!-- {{7*7}} ' \" & \\u003c"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
-FETCHING = {"src", "href", "srcset", "poster", "action", "formaction", "data", "ping", "background", "xlink:href"}
+FETCHING = {
+    "src",
+    "href",
+    "srcset",
+    "poster",
+    "action",
+    "formaction",
+    "data",
+    "ping",
+    "background",
+    "xlink:href",
+}
 
 
 class Page(HTMLParser):
-    """Every element, every attribute that could fetch, and the text outside scripts; fails on elements that do not close."""
+    """Every element, every attribute that could fetch, and the text outside scripts; fails on
+    elements that do not close.
+    """
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -56,10 +69,16 @@ class Page(HTMLParser):
 
 
 def made(path, scoring: Score | None = None, **changes) -> Run:
-    """The toy with two sets: everything that bm25 found, and two safe negatives a query of the mixture."""
+    """The toy with two sets: everything that bm25 found, and two safe negatives a query of the
+    mixture.
+    """
     run = toy_run(path, **changes)
     select(run, Select(name="bm25", sources=("bm25",)), HOW)
-    select(run, Select(name="bm25+dense", sources=("bm25", "dense:3"), percent_margin=0.95, negatives=2), HOW)
+    select(
+        run,
+        Select(name="bm25+dense", sources=("bm25", "dense:3"), percent_margin=0.95, negatives=2),
+        HOW,
+    )
     score(run, scoring or Score(resamples=50), HOW)
     return run
 
@@ -77,7 +96,10 @@ def run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def data(run) -> dict:
-    return json.loads((run.path / "7_report/report.json").read_text("utf-8"), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    return json.loads(
+        (run.path / "7_report/report.json").read_text("utf-8"),
+        parse_constant=lambda name: pytest.fail(f"{name} is no JSON"),
+    )
 
 
 def entry(value, low=None, high=None, k=None) -> dict:
@@ -87,7 +109,10 @@ def entry(value, low=None, high=None, k=None) -> dict:
 def a_set(name: str, sizes: dict[int, tuple] | None = None, unsafe: float = 0.0) -> dict:
     """A set as `collect` gives it, with ECI@m at some sizes."""
     measures = {f"eci_v1@{m}": entry(*values, k=m) for m, values in (sizes or {}).items()}
-    return {"name": name, "measures": measures | {"eci_v1": entry(1.0), "unsafe_share": entry(unsafe)}}
+    return {
+        "name": name,
+        "measures": measures | {"eci_v1": entry(1.0), "unsafe_share": entry(unsafe)},
+    }
 
 
 def test_report_needs_a_scored_set(tmp_path):
@@ -103,7 +128,9 @@ def test_the_page_fetches_nothing_and_forbids_itself_to(run):
     found = Page(text)
     assert [value for value in found.fetches if not value.startswith(("#", "data:"))] == []
     assert found.handlers == []
-    assert not {"iframe", "object", "embed", "base", "img", "video", "audio", "form"} & set(found.tags)
+    assert not {"iframe", "object", "embed", "base", "img", "video", "audio", "form"} & set(
+        found.tags
+    )
     style = text[text.index("<style>") : text.index("</style>")]
     assert not re.search(r"url\(|@import|@font-face", style)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
@@ -128,17 +155,28 @@ def test_numbers_of_the_page_are_the_metrics(run, data):
 
     stored = {(row["set_name"], row["measure"]): row["value"] for row in metrics(run).to_pylist()}
     shown = {
-        (row["name"], name): entry["value"] for part in ("sets", "sources") for row in data[part] for name, entry in row["measures"].items()
+        (row["name"], name): entry["value"]
+        for part in ("sets", "sources")
+        for row in data[part]
+        for name, entry in row["measures"].items()
     }
     assert shown == stored
     text = page(run).text
     for row in data["sets"]:
-        for measure in ("signal", "margin", "efficiency", "capacity", "eci_v1", f"eci_v1@{data['matched']}"):
+        for measure in (
+            "signal",
+            "margin",
+            "efficiency",
+            "capacity",
+            "eci_v1",
+            f"eci_v1@{data['matched']}",
+        ):
             assert f"{row['measures'][measure]['value']:.3f}" in text
 
 
 def test_sets_are_compared_at_the_largest_size_that_all_reach(data):
-    # bm25 has 13 negatives for 5 queries: it reaches 3; the mixture has two at most a query: it reaches 1.
+    # bm25 has 13 negatives for 5 queries: it reaches 3; the mixture has two at most a query: it
+    # reaches 1.
     assert data["matched"] == 1
     assert {row["name"]: row["rows"] for row in data["sets"]} == {"bm25": 13, "bm25+dense": 8}
     eci = [row["measures"]["eci_v1@1"]["value"] for row in data["sets"]]
@@ -146,7 +184,10 @@ def test_sets_are_compared_at_the_largest_size_that_all_reach(data):
 
 
 def test_histograms_add_up_over_shards(data):
-    counts = {name: {quantity: sum(bins["count"]) for quantity, bins in found.items()} for name, found in data["histograms"].items()}
+    counts = {
+        name: {quantity: sum(bins["count"]) for quantity, bins in found.items()}
+        for name, found in data["histograms"].items()
+    }
     # 13 negatives; 8 positives; 4 x 1 + 3 x 2 + 2 x 1 + 4 x 3 margins
     assert counts["bm25"] == {"s_n": 13, "s_p": 8, "margin": 24}
     for trace in figures(data)["histogram-bm25"]["data"][:2]:
@@ -167,19 +208,39 @@ def test_examples_say_what_is_unsafe_and_measure_from_the_lowest_positive(data):
     examples = {row["query_id"]: row for row in data["examples"]}
     assert sorted(examples) == sorted(QUERY_TEXTS)  # five queries, ten asked for
     q2 = examples["q2"]
-    assert [(row["doc_id"], row["s_p"]) for row in q2["positives"]] == [("d02", 0.875), ("d03", 0.5)]
-    negatives = [(row["doc_id"], row["rank"], row["s_n"], row["margin"], row["unsafe"]) for row in q2["sets"]["bm25"]["negatives"]]
-    assert negatives == [("d08", 1, 0.75, -0.25, True), ("d09", 2, 0.4375, 0.0625, False), ("d10", 3, 0.125, 0.375, False)]
-    assert q2["sets"]["bm25"]["negatives"][0]["sources"] == [{"source": "bm25", "rank": 2, "score": 8.0}]
+    assert [(row["doc_id"], row["s_p"]) for row in q2["positives"]] == [
+        ("d02", 0.875),
+        ("d03", 0.5),
+    ]
+    negatives = [
+        (row["doc_id"], row["rank"], row["s_n"], row["margin"], row["unsafe"])
+        for row in q2["sets"]["bm25"]["negatives"]
+    ]
+    assert negatives == [
+        ("d08", 1, 0.75, -0.25, True),
+        ("d09", 2, 0.4375, 0.0625, False),
+        ("d10", 3, 0.125, 0.375, False),
+    ]
+    assert q2["sets"]["bm25"]["negatives"][0]["sources"] == [
+        {"source": "bm25", "rank": 2, "score": 8.0}
+    ]
     assert examples["q4"]["sets"]["bm25"]["count"] == 4
     assert len(examples["q4"]["sets"]["bm25"]["negatives"]) == 3
     assert examples["q2"]["sets"]["bm25"]["rejected"] == {"positive": 2}
-    assert examples["q5"]["sets"] == {name: {"count": 0, "rejected": {}, "negatives": []} for name in examples["q5"]["sets"]}
+    assert examples["q5"]["sets"] == {
+        name: {"count": 0, "rejected": {}, "negatives": []} for name in examples["q5"]["sets"]
+    }
 
 
 def test_examples_depend_on_seed_and_ids_alone(tmp_path):
     runs = [made(tmp_path / str(size), Score(resamples=0), shard_queries=size) for size in (1, 5)]
-    chosen = [[[row["query_id"] for row in collect(run, Report(examples=3, seed=seed))["examples"]] for seed in range(4)] for run in runs]
+    chosen = [
+        [
+            [row["query_id"] for row in collect(run, Report(examples=3, seed=seed))["examples"]]
+            for seed in range(4)
+        ]
+        for run in runs
+    ]
     assert chosen[0] == chosen[1]
     assert len({tuple(ids) for ids in chosen[0]}) > 1
     assert collect(runs[0], Report(examples=0))["examples"] == []
@@ -187,9 +248,17 @@ def test_examples_depend_on_seed_and_ids_alone(tmp_path):
 
 def test_stages_stand_in_flow_order(data):
     assert [stage["stage"] for stage in data["stages"]] == [
-        "1_tables", "3_candidates/bm25", "3_candidates/dense", "4_judgments/similarity", "5_sets/bm25", "5_sets/bm25+dense",
-        "6_metrics/_per_query/bm25", "6_metrics/_per_query/bm25+dense", "6_metrics/_sources/bm25", "6_metrics/_sources/dense",
-    ]  # fmt: skip
+        "1_tables",
+        "3_candidates/bm25",
+        "3_candidates/dense",
+        "4_judgments/similarity",
+        "5_sets/bm25",
+        "5_sets/bm25+dense",
+        "6_metrics/_per_query/bm25",
+        "6_metrics/_per_query/bm25+dense",
+        "6_metrics/_sources/bm25",
+        "6_metrics/_sources/dense",
+    ]
     assert data["warnings"] == []
 
 
@@ -198,7 +267,9 @@ def test_the_report_is_always_made_anew_and_the_same(tmp_path):
     manifest = report(run, Report(), HOW)
     assert manifest.inputs["5_sets/bm25"] == run.find("5_sets/bm25").fingerprint
     assert manifest.rows == {"sets": 2, "sources": 2, "examples": 5}
-    before = {name: (tmp_path / "7_report" / name).read_bytes() for name in ("report.html", "report.json")}
+    before = {
+        name: (tmp_path / "7_report" / name).read_bytes() for name in ("report.html", "report.json")
+    }
     assert not report(run, Report(), HOW).skipped
     assert {name: (tmp_path / "7_report" / name).read_bytes() for name in before} == before
     report(run, Report(examples=1), HOW)  # other options need no --force: nothing is lost
@@ -222,12 +293,17 @@ def test_hostile_names_cannot_leave_the_script_of_the_figures(data):
     assert len(found.scripts) == 3
     embedded = json.loads(found.scripts[1])
     assert f"histogram-{name}" in embedded
-    assert not re.search(r"<(?!/?sub>)", json.dumps([trace["y"] for trace in embedded["eci"]["data"]]))  # plotly reads tags in names
+    # plotly reads tags in names
+    assert not re.search(
+        r"<(?!/?sub>)", json.dumps([trace["y"] for trace in embedded["eci"]["data"]])
+    )
     assert name in found.text
 
 
 def test_long_texts_are_cut_and_the_page_says_so(tmp_path):
-    run = made(tmp_path, documents=DOCUMENT_TEXTS | {"d08": ("", "word " * 2000), "d01": ("", "x" * 301)})
+    run = made(
+        tmp_path, documents=DOCUMENT_TEXTS | {"d08": ("", "word " * 2000), "d01": ("", "x" * 301)}
+    )
     report(run, Report(), HOW)
     text = page(run).text
     assert "9,701 more characters" in text  # 10,000 less 299
@@ -265,8 +341,15 @@ def test_an_empty_set_shows_as_empty_and_does_not_stop_the_comparison(tmp_path):
 
 
 def test_without_a_size_in_common_no_set_is_best(data):
-    sets = [row | {"measures": {n: e for n, e in row["measures"].items() if "@" not in n or n.endswith(f"@{k}")}}
-            for row, k in zip(data["sets"], (1, 3), strict=True)]  # fmt: skip
+    sets = [
+        row
+        | {
+            "measures": {
+                n: e for n, e in row["measures"].items() if "@" not in n or n.endswith(f"@{k}")
+            }
+        }
+        for row, k in zip(data["sets"], (1, 3), strict=True)
+    ]
     sets[1]["measures"]["eci_v1@3"] = entry(0.5, k=3)
     assert matched_size(sets) is None
     changed = data | {"sets": sets, "matched": None, "findings": findings(sets, None, None)}
@@ -287,7 +370,10 @@ def test_warnings_name_what_is_stale_unscored_half_done_or_incomparable(tmp_path
     assert warnings == [
         "bm25 rests on 5_sets/bm25, changed since it was scored.",
         "Not scored, so not on this page: later.",
-        "The sets were scored with different options (see the stages below): their ECI cannot be compared.",
+        (
+            "The sets were scored with different options (see the stages below): their ECI cannot"
+            " be compared."
+        ),
         "Half done: 4_judgments/half.",
     ]
     assert all(warning in page(run).text for warning in warnings)
@@ -305,7 +391,10 @@ def test_a_scored_set_that_was_removed_does_not_stop_the_report(tmp_path):
 
 
 def test_matched_size_is_the_largest_in_common():
-    assert matched_size([a_set("a", {1: (1,), 10: (1,), 25: (1,)}), a_set("b", {1: (1,), 10: (1,)})]) == 10
+    assert (
+        matched_size([a_set("a", {1: (1,), 10: (1,), 25: (1,)}), a_set("b", {1: (1,), 10: (1,)})])
+        == 10
+    )
     assert matched_size([a_set("a", {1: (1,), 3: (1,)}), a_set("b", {1: (1,), 3: (None,)})]) == 1
     assert matched_size([a_set("a", {3: (1,)}), a_set("b", {1: (1,)})]) is None
     assert matched_size([a_set("a"), a_set("b", {1: (1,)})]) == 1
@@ -313,30 +402,59 @@ def test_matched_size_is_the_largest_in_common():
 
 
 def test_findings_say_plainly_when_intervals_overlap():
-    best, near, far = a_set("a", {5: (0.5, 0.4, 0.6)}, 0.08), a_set("b", {5: (0.45, 0.41, 0.49)}), a_set("c", {5: (0.2, 0.1, 0.3)}, 0.01)
-    overlap = "At the matched |N| of 5, a has the highest ECI, 0.500 (0.400 to 0.600), but its interval overlaps that of b"
+    best, near, far = (
+        a_set("a", {5: (0.5, 0.4, 0.6)}, 0.08),
+        a_set("b", {5: (0.45, 0.41, 0.49)}),
+        a_set("c", {5: (0.2, 0.1, 0.3)}, 0.01),
+    )
+    overlap = (
+        "At the matched |N| of 5, a has the highest ECI, 0.500 (0.400 to 0.600), but its interval"
+        " overlaps that of b"
+    )
     risk = "8.0 % of its triples are unsafe, against 0.0 % to 1.0 % in the other sets."
-    assert findings([best, near, far], 5, None) == [f"{overlap}: this run does not tell them apart.", risk]
-    ahead = "Query by query it is 0.050 (0.010 to 0.090) ahead of the next, b: a difference that this run supports."
+    assert findings([best, near, far], 5, None) == [
+        f"{overlap}: this run does not tell them apart.",
+        risk,
+    ]
+    ahead = (
+        "Query by query it is 0.050 (0.010 to 0.090) ahead of the next, b: a difference that this"
+        " run supports."
+    )
     assert findings([best, near, far], 5, (0.05, 0.01, 0.09)) == [f"{overlap}.", ahead, risk]
-    level = "Query by query it is 0.050 (-0.010 to 0.110) ahead of the next, b: zero is possible, so this run does not tell the two apart."
+    level = (
+        "Query by query it is 0.050 (-0.010 to 0.110) ahead of the next, b: zero is possible, so"
+        " this run does not tell the two apart."
+    )
     assert findings([best, near, far], 5, (0.05, -0.01, 0.11)) == [f"{overlap}.", level, risk]
-    assert findings([best, far], 5, None)[0].endswith("its interval lies above that of every other set.")
+    assert findings([best, far], 5, None)[0].endswith(
+        "its interval lies above that of every other set."
+    )
 
 
 def test_recipe_names_every_rule_that_is_not_at_its_default():
-    options = Select(name="s", sources=("bm25:5", "dense"), percent_margin=0.95, sampler="random", negatives=7).record()
+    options = Select(
+        name="s", sources=("bm25:5", "dense"), percent_margin=0.95, sampler="random", negatives=7
+    ).record()
     assert recipe(options) == "bm25:5 + dense; percent margin 0.95; sampler random; negatives 7"
     assert recipe(Select(name="s", sources=("bm25",)).record()) == "bm25"
     options = Select(
-        name="s", sources=("bm25",), max_score=("0.5", "ce=0.9"), min_score="ce=-1", agree="any", promote=("ce=0.9", "llm"),
-        near_positive=0.9, drop_other_positives=True, percentile_margin=40,
-    )  # fmt: skip
-    assert recipe(options.record()) == (
-        "bm25; agree any; percentile margin 40; min score -1 by ce; max score 0.5 and 0.9 by ce; near positive 0.9; drop other positives; "
-        "promote 0.9 by ce and llm"
+        name="s",
+        sources=("bm25",),
+        max_score=("0.5", "ce=0.9"),
+        min_score="ce=-1",
+        agree="any",
+        promote=("ce=0.9", "llm"),
+        near_positive=0.9,
+        drop_other_positives=True,
+        percentile_margin=40,
     )
-    assert recipe({"name": "s", "sources": ["bm25"], "max_rank": 3}) == "bm25; max rank 3"  # of an older set
+    assert (
+        recipe(options.record())
+        == "bm25; agree any; percentile margin 40; min score -1 by ce; max score 0.5 and 0.9 by ce;"
+        " near positive 0.9; drop other positives; promote 0.9 by ce and llm"
+    )
+    # of an older set
+    assert recipe({"name": "s", "sources": ["bm25"], "max_rank": 3}) == "bm25; max rank 3"
     assert recipe({}) == ""
 
 
@@ -345,7 +463,10 @@ def test_describe_tells_all_of_one_query(run):
     assert found["text"] == QUERY_TEXTS["q2"]
     similarity = {"score": 0.875, "verdict": None, "reason": None}
     title, text = DOCUMENT_TEXTS["d02"]
-    sources = [{"source": "bm25", "rank": 1, "score": 9.0}, {"source": "dense", "rank": 1, "score": 9.0}]
+    sources = [
+        {"source": "bm25", "rank": 1, "score": 9.0},
+        {"source": "dense", "rank": 1, "score": 9.0},
+    ]
     assert found["positives"][0] == {
         "doc_id": "d02",
         "relevance": 1,
@@ -356,9 +477,9 @@ def test_describe_tells_all_of_one_query(run):
     }
     assert list(found["sets"]) == ["bm25"]
     negatives, rejected = found["sets"]["bm25"]["negatives"], found["sets"]["bm25"]["rejected"]
-    assert [(row["doc_id"], row["rank"], row["score"], row["positive_score"]) for row in negatives] == [
-        ("d08", 1, 0.75, 0.5), ("d09", 2, 0.4375, 0.5), ("d10", 3, 0.125, 0.5),
-    ]  # fmt: skip
+    assert [
+        (row["doc_id"], row["rank"], row["score"], row["positive_score"]) for row in negatives
+    ] == [("d08", 1, 0.75, 0.5), ("d09", 2, 0.4375, 0.5), ("d10", 3, 0.125, 0.5)]
     assert negatives[0]["judgments"]["similarity.positive"]["score"] == 0.9375
     assert [(row["doc_id"], row["reason"], row["text"]) for row in rejected] == [
         (doc_id, "positive", DOCUMENT_TEXTS[doc_id][1]) for doc_id in ("d02", "d03")
@@ -368,7 +489,7 @@ def test_describe_tells_all_of_one_query(run):
 
 
 def test_describe_gives_verdicts_and_thresholds(tmp_path):
-    from scoring.duplicates import judge_duplicates
+    from scoring.judge.duplicates import judge_duplicates
     from scoring.options import JudgeDuplicates
 
     run = toy_run(tmp_path, documents=DOCUMENT_TEXTS | {"d08": DOCUMENT_TEXTS["d01"]})
@@ -376,8 +497,16 @@ def test_describe_gives_verdicts_and_thresholds(tmp_path):
     select(run, Select(name="s", sources=("bm25",), max_score=0.5), HOW)
     rejected = {row["doc_id"]: row for row in describe(run, "q1", "s")["sets"]["s"]["rejected"]}
     assert rejected["d08"]["reason"] == "same_text"
-    assert rejected["d08"]["judgments"]["duplicates"] == {"score": 1.0, "verdict": "drop", "reason": "same_text"}
-    assert [rejected["d09"][name] for name in ("reason", "value", "threshold")] == ["max_score", 0.625, 0.5]
+    assert rejected["d08"]["judgments"]["duplicates"] == {
+        "score": 1.0,
+        "verdict": "drop",
+        "reason": "same_text",
+    }
+    assert [rejected["d09"][name] for name in ("reason", "value", "threshold")] == [
+        "max_score",
+        0.625,
+        0.5,
+    ]
 
 
 def test_describe_names_the_nearest_query_and_the_sets(run):
@@ -392,6 +521,10 @@ def test_describe_names_the_nearest_query_and_the_sets(run):
 def test_only_shards_with_chosen_queries_are_read_for_examples(tmp_path, monkeypatch):
     run = made(tmp_path, shard_queries=1)
     read, before = [], Run.read
-    monkeypatch.setattr(Run, "read", lambda self, folder, key: (read.append((folder, key)), before(self, folder, key))[1])
+    monkeypatch.setattr(
+        Run,
+        "read",
+        lambda self, folder, key: (read.append((folder, key)), before(self, folder, key))[1],
+    )
     collect(run, Report(examples=1))
     assert len({key for folder, key in read if folder.startswith(("5_sets", "4_judgments"))}) == 1

@@ -9,20 +9,41 @@ from hypothesis import strategies as st
 from toy import FOUND, GOLD, Toy, rows, toy_run, write_source
 
 from cli.flow import make_plan
-from miner import pair_scorer
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.models import gpu_count, load_reranker, reranker_facts, reranker_fingerprint
+from miner.models import reranker as pair_scorer
+from miner.models.hub import gpu_count
+from miner.models.reranker import (
+    PairScorer,
+    find_reader,
+    load_reranker,
+    reranker_facts,
+    reranker_fingerprint,
+)
 from miner.options import MineCrossEncoder, Reranker
-from miner.pair_scorer import PairScorer, find_reader
-from miner.rerank import mine_cross_encoder
+from miner.search.cross_encoder import mine_cross_encoder
 
 LONG = " ".join(WORDS[29:])
 QUERIES = ["moon bees", "", LONG * 3, "which metal", "lamps"]
-DOCUMENTS = ["copper glass", "", LONG, LONG * 9, "bees", "x" * 90, "moon " * 16, "a b c d e f g h i j k l m n"]
-PAIRS = np.array([(q, d) for q in range(5) for d in range(8) if (q * d) % 5 != 3] + [(0, 0), (2, 3)])
-TEXTS = st.lists(st.lists(st.sampled_from([*WORDS, "unknown"]), max_size=40).map(" ".join), min_size=1, max_size=4)
+DOCUMENTS = [
+    "copper glass",
+    "",
+    LONG,
+    LONG * 9,
+    "bees",
+    "x" * 90,
+    "moon " * 16,
+    "a b c d e f g h i j k l m n",
+]
+PAIRS = np.array(
+    [(q, d) for q in range(5) for d in range(8) if (q * d) % 5 != 3] + [(0, 0), (2, 3)]
+)
+TEXTS = st.lists(
+    st.lists(st.sampled_from([*WORDS, "unknown"]), max_size=40).map(" ".join),
+    min_size=1,
+    max_size=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +59,9 @@ def theirs(model, queries=QUERIES, documents=DOCUMENTS, pairs=PAIRS):
 
 
 def ours(model, budget=100, queries=QUERIES, documents=DOCUMENTS, pairs=PAIRS):
-    return PairScorer(model, budget, model.activation_fn)(queries, documents, pairs[:, 0], pairs[:, 1])
+    return PairScorer(model, budget, model.activation_fn)(
+        queries, documents, pairs[:, 0], pairs[:, 1]
+    )
 
 
 @contextmanager
@@ -64,7 +87,10 @@ def asked_pairs(monkeypatch):
     asked, call = [], PairScorer.__call__
 
     def spy(self, queries, documents, query, document):
-        asked.extend((queries[q], documents[d]) for q, d in zip(query.tolist(), document.tolist(), strict=True))
+        asked.extend(
+            (queries[q], documents[d])
+            for q, d in zip(query.tolist(), document.tolist(), strict=True)
+        )
         assert len(set(queries)) == len(queries) and len(set(documents)) == len(documents)
         return call(self, queries, documents, query, document)
 
@@ -89,7 +115,10 @@ def test_scores_are_those_of_predict(model, budget):
 @given(TEXTS, TEXTS, st.integers(8, 40), st.integers(1, 200))
 @settings(max_examples=12, deadline=None)
 def test_any_texts_of_any_length_in_any_batches(model, queries, documents, length, budget):
-    before, pairs = model.max_seq_length, np.array([(q, d) for q in range(len(queries)) for d in range(len(documents))])
+    before, pairs = (
+        model.max_seq_length,
+        np.array([(q, d) for q in range(len(queries)) for d in range(len(documents))]),
+    )
     try:
         model.max_seq_length = length
         with watched(model) as seen:
@@ -106,7 +135,11 @@ def test_each_text_is_tokenized_once(model, monkeypatch):
     seen, tokenized = [], pair_scorer.tokenized
     scorer = PairScorer(model, 100, model.activation_fn)
     assert scorer.reader is not None
-    monkeypatch.setattr(pair_scorer, "tokenized", lambda tokenizer, texts: seen.extend(texts) or tokenized(tokenizer, texts))
+    monkeypatch.setattr(
+        pair_scorer,
+        "tokenized",
+        lambda tokenizer, texts: seen.extend(texts) or tokenized(tokenizer, texts),
+    )
     scorer(QUERIES, DOCUMENTS, PAIRS[:, 0], PAIRS[:, 1])
     assert seen == QUERIES + DOCUMENTS
 
@@ -135,20 +168,31 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model, caplog):
     with watched(model, break_over=120) as seen:
         np.testing.assert_allclose(ours(model, 640), whole, atol=1e-5)
     assert max(batch * width for batch, width, _ in seen) <= 120
-    assert {record.levelno for record in caplog.records if record.name == "quarry"} == {logging.WARNING}
-    with watched(model, break_over=3), pytest.raises(UserError, match=r"even one pair at a time .*; give a lower --max-length"):
+    assert {record.levelno for record in caplog.records if record.name == "quarry"} == {
+        logging.WARNING
+    }
+    with (
+        watched(model, break_over=3),
+        pytest.raises(UserError, match=r"even one pair at a time .*; give a lower --max-length"),
+    ):
         ours(model, 64)
 
 
 def test_activation_length_and_scale(model, reranker, other_reranker):
     def scores(**options):
-        return load_reranker(Reranker(**{"reranker": reranker, "dtype": "fp32"} | options))(QUERIES, DOCUMENTS, PAIRS[:, 0], PAIRS[:, 1])
+        return load_reranker(Reranker(**{"reranker": reranker, "dtype": "fp32"} | options))(
+            QUERIES, DOCUMENTS, PAIRS[:, 0], PAIRS[:, 1]
+        )
 
     logits = scores(activation="identity")
-    np.testing.assert_allclose(scores(), 1 / (1 + np.exp(-logits)), atol=1e-5)  # this model's own is a sigmoid
+    # this model's own is a sigmoid
+    np.testing.assert_allclose(scores(), 1 / (1 + np.exp(-logits)), atol=1e-5)
     np.testing.assert_allclose(scores(activation="sigmoid"), theirs(model), atol=1e-5)
     assert np.abs(scores(max_length=9, activation="identity") - logits).max() > 1e-3
-    said = [reranker_facts(Reranker(reranker=name, device="cpu", dtype="fp32"))["score_scale"] for name in (reranker, other_reranker)]
+    said = [
+        reranker_facts(Reranker(reranker=name, device="cpu", dtype="fp32"))["score_scale"]
+        for name in (reranker, other_reranker)
+    ]
     assert said == ["probability", "logit"]
     plain = {"reranker": reranker, "dtype": "fp32", "device": "cpu"}
     others = (
@@ -165,8 +209,14 @@ def test_activation_length_and_scale(model, reranker, other_reranker):
 
 
 def test_models_that_give_no_one_score_are_refused(tmp_path):
-    two, headless = make_reranker(tmp_path / "two", 1, labels=2), make_reranker(tmp_path / "bare", 1, bare=True)
-    for folder, words in ((two, "gives 2 labels for a pair; expected one score"), (headless, "without a head that scores pairs")):
+    two, headless = (
+        make_reranker(tmp_path / "two", 1, labels=2),
+        make_reranker(tmp_path / "bare", 1, bare=True),
+    )
+    for folder, words in (
+        (two, "gives 2 labels for a pair; expected one score"),
+        (headless, "without a head that scores pairs"),
+    ):
         with pytest.raises(UserError, match=words) as caught:
             load_reranker(Reranker(reranker=str(folder)))
         assert "\n" not in str(caught.value)
@@ -175,16 +225,32 @@ def test_models_that_give_no_one_score_are_refused(tmp_path):
 
 
 def mine(run, reranker, sources=("bm25", "dense"), k=3, **options):
-    return mine_cross_encoder(run, MineCrossEncoder(reranker=reranker, dtype="fp32", sources=sources, k=k, **options), How())
+    return mine_cross_encoder(
+        run,
+        MineCrossEncoder(reranker=reranker, dtype="fp32", sources=sources, k=k, **options),
+        How(),
+    )
 
 
 def by_predict(run, model):
     """Every score of every pair, by definition."""
     corpus = Corpus(run)
-    ids, texts = corpus.doc_ids(np.arange(len(corpus))).to_pylist(), corpus.texts(np.arange(len(corpus)))
+    ids, texts = (
+        corpus.doc_ids(np.arange(len(corpus))).to_pylist(),
+        corpus.texts(np.arange(len(corpus))),
+    )
     queries = dict(rows_of_queries(run))
-    scores = model.predict([(text, document) for text in queries.values() for document in texts], show_progress_bar=False)
-    return dict(zip(((query_id, doc_id) for query_id in queries for doc_id in ids), scores.tolist(), strict=True))
+    scores = model.predict(
+        [(text, document) for text in queries.values() for document in texts],
+        show_progress_bar=False,
+    )
+    return dict(
+        zip(
+            ((query_id, doc_id) for query_id in queries for doc_id in ids),
+            scores.tolist(),
+            strict=True,
+        )
+    )
 
 
 def rows_of_queries(run):
@@ -192,16 +258,28 @@ def rows_of_queries(run):
 
 
 def pairs_of(sources):
-    return {(query_id, doc_id) for source in sources for query_id, found in FOUND[source].items() for doc_id in found}
+    return {
+        (query_id, doc_id)
+        for source in sources
+        for query_id, found in FOUND[source].items()
+        for doc_id in found
+    }
 
 
 @pytest.mark.parametrize("k", [1, 3, 50])
 def test_candidates_are_the_best_of_what_others_found(tmp_path, reranker, model, k):
     run = toy_run(tmp_path)
-    manifest, scores, pairs = mine(run, reranker, k=k), by_predict(run, model), pairs_of(("bm25", "dense"))
+    manifest, scores, pairs = (
+        mine(run, reranker, k=k),
+        by_predict(run, model),
+        pairs_of(("bm25", "dense")),
+    )
     expected = []
     for query_id in sorted(GOLD):
-        ranked = sorted((doc_id for query, doc_id in pairs if query == query_id), key=lambda doc_id: (-scores[query_id, doc_id], doc_id))
+        ranked = sorted(
+            (doc_id for query, doc_id in pairs if query == query_id),
+            key=lambda doc_id: (-scores[query_id, doc_id], doc_id),
+        )
         others = 0
         for rank, doc_id in enumerate(ranked, 1):
             positive = doc_id in GOLD[query_id]
@@ -210,10 +288,14 @@ def test_candidates_are_the_best_of_what_others_found(tmp_path, reranker, model,
             others += not positive
     found = rows(run, "3_candidates/cross-encoder", "query_id", "doc_id", "source", "rank", "score")
     assert [row[:4] for row in found] == expected
-    assert {row[:2]: row[4] for row in found} == pytest.approx({row[:2]: scores[row[:2]] for row in expected}, abs=1e-5)
+    assert {row[:2]: row[4] for row in found} == pytest.approx(
+        {row[:2]: scores[row[:2]] for row in expected}, abs=1e-5
+    )
     side = rows(run, "3_candidates/cross-encoder/_scores", "query_id", "doc_id", "score")
     assert [row[:2] for row in side] == sorted(pairs)
-    assert {row[:2]: row[2] for row in side} == pytest.approx({pair: scores[pair] for pair in pairs}, abs=1e-5)
+    assert {row[:2]: row[2] for row in side} == pytest.approx(
+        {pair: scores[pair] for pair in pairs}, abs=1e-5
+    )
     assert manifest.rows == {"candidates": len(expected), "scores": len(pairs)}
     assert manifest.facts["reranker"] == reranker and manifest.facts["score_scale"] == "probability"
 
@@ -232,12 +314,17 @@ def test_a_source_that_is_mined_again_costs_only_its_new_pairs(tmp_path, reranke
     with asked_pairs(monkeypatch) as asked:
         mine(run, reranker)
     assert len(asked) == len(set(asked)) == len(pairs_of(("bm25", "dense")))
-    changed = Toy(candidates={"bm25": FOUND["bm25"], "dense": {"q1": ["d12", "d02"], "q5": ["d03"]}})
+    changed = Toy(
+        candidates={"bm25": FOUND["bm25"], "dense": {"q1": ["d12", "d02"], "q5": ["d03"]}}
+    )
     write_source(run, changed, "dense", How(force=True))
     with asked_pairs(monkeypatch) as asked:
         mine(run, reranker)
     texts, documents = dict(rows_of_queries(run)), Corpus(run)
-    assert set(asked) == {(texts[q], documents.texts(documents.rows([d]))[0]) for q, d in (("q1", "d02"), ("q5", "d03"))}
+    assert set(asked) == {
+        (texts[q], documents.texts(documents.rows([d]))[0])
+        for q, d in (("q1", "d02"), ("q5", "d03"))
+    }
     fresh = toy_run(tmp_path / "fresh", candidates=changed.candidates)
     mine(fresh, reranker)
     for folder in ("3_candidates/cross-encoder", "3_candidates/cross-encoder/_scores"):
@@ -251,7 +338,13 @@ def test_sources_that_are_not_there_are_named_before_the_model_is(tmp_path):
     for sources, words in (
         (("cross-encoder",), "--from cross-encoder names the source that is being made"),
         (("bm25", "bm25"), "--from names bm25 more than once"),
-        (("bm25", "nope"), r"no finished source nope in .*3_candidates \(found bm25, dense\); .*`quarry mine nope`"),
+        (
+            ("bm25", "nope"),
+            (
+                r"no finished source nope in .*3_candidates \(found bm25, dense\); .*`quarry mine"
+                r" nope`"
+            ),
+        ),
         (("bm25",), "reranker './no/model' is no folder"),
     ):
         with pytest.raises(UserError, match=words) as caught:
@@ -263,9 +356,17 @@ def test_sources_that_are_not_there_are_named_before_the_model_is(tmp_path):
 
 
 def test_a_plan_mines_it_after_the_sources_that_it_reads():
-    config = {"mine": {"cross-encoder": {"from": ["bm25", "dense"], "k": 5}, "dense": {}, "bm25": {}}}
+    config = {
+        "mine": {"cross-encoder": {"from": ["bm25", "dense"], "k": 5}, "dense": {}, "bm25": {}}
+    }
     plan = make_plan(config, None, None)
-    assert [planned.step.title for planned in plan] == ["index bm25", "index dense", "mine bm25", "mine dense", "mine cross-encoder"]
+    assert [planned.step.title for planned in plan] == [
+        "index bm25",
+        "index dense",
+        "mine bm25",
+        "mine dense",
+        "mine cross-encoder",
+    ]
     assert plan[-1].options == MineCrossEncoder(sources=("bm25", "dense"), k=5)
     with pytest.raises(UserError, match="--from is missing"):
         make_plan({"mine": {"cross-encoder": {}}}, None, None)

@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring.eci import eci_v1, margins
-from scoring.samplers import SAMPLERS, Cells, Pool, diverse, eci, hardest, propensity, quantile, random, simans, top
+from scoring.samplers import (
+    SAMPLERS,
+    Cells,
+    Pool,
+    diverse,
+    eci,
+    hardest,
+    propensity,
+    quantile,
+    random,
+    simans,
+    top,
+)
 
 OPTIONS = SimpleNamespace(simans_a=8.0, simans_b=-0.125, quantile=0.4, theta=0.5)
 CLOSE = 1e-9
@@ -31,13 +43,25 @@ class Query:
 def make_pool(queries, numbers=None):
     """Put queries together; numbers are their places in `Pool.query`."""
     numbers = range(len(queries)) if numbers is None else numbers
-    vectors = np.array([vector for query in queries for vector in query.vectors], np.float32).reshape(-1, 3)
+    vectors = np.array(
+        [vector for query in queries for vector in query.vectors], np.float32
+    ).reshape(-1, 3)
     return Pool(
-        np.array([number for number, query in zip(numbers, queries, strict=True) for _ in query.turn], np.int64),
+        np.array(
+            [number for number, query in zip(numbers, queries, strict=True) for _ in query.turn],
+            np.int64,
+        ),
         np.array([turn for query in queries for turn in query.turn], np.int64),
         np.array([draw for query in queries for draw in query.draw], float),
         np.array([score for query in queries for score in query.score], float),
-        np.array([number for number, query in zip(numbers, queries, strict=True) for _ in query.positive], np.int64),
+        np.array(
+            [
+                number
+                for number, query in zip(numbers, queries, strict=True)
+                for _ in query.positive
+            ],
+            np.int64,
+        ),
         np.array([score for query in queries for score in query.positive], float),
         np.array([weight for query in queries for weight in query.weight], float),
         lambda places: vectors[places],
@@ -50,12 +74,26 @@ def split(pool, position):
 
 def chosen(position):
     """Return places in order of position, without those left out."""
-    return sorted((place for place, at in enumerate(position) if at), key=lambda place: position[place])
+    return sorted(
+        (place for place, at in enumerate(position) if at), key=lambda place: position[place]
+    )
 
 
 eighths = st.integers(-8, 8).map(lambda number: number / 8)  # exact, with ties and negative scores
 draws = st.integers(1, 2**20 - 1).map(lambda number: number / 2**20)
-directions = st.sampled_from([(1, 0, 0), (2, 0, 0), (0, 1, 0), (0, -1, 0), (1, 1, 0), (1, 2, 3), (3, -1, 2), (0, 0, 0), (1, 1, 1)])
+directions = st.sampled_from(
+    [
+        (1, 0, 0),
+        (2, 0, 0),
+        (0, 1, 0),
+        (0, -1, 0),
+        (1, 1, 0),
+        (1, 2, 3),
+        (3, -1, 2),
+        (0, 0, 0),
+        (1, 1, 1),
+    ]
+)
 
 
 @st.composite
@@ -81,7 +119,16 @@ ONE_TWO_ONE = [
 
 
 def test_catalogue():
-    assert list(SAMPLERS) == ["top", "random", "hardest", "simans", "quantile", "propensity", "diverse", "eci"]
+    assert list(SAMPLERS) == [
+        "top",
+        "random",
+        "hardest",
+        "simans",
+        "quantile",
+        "propensity",
+        "diverse",
+        "eci",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -107,9 +154,16 @@ def test_one_two_one(name, positions):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_needs_no_more_than_it_says(name):
     whole, needs = make_pool(ONE_TWO_ONE), set(SAMPLERS[name].needs)
-    fields = {"score", "weight", "vectors"} & needs | ({"positive_query", "positive_score"} if "positives" in needs else set())
-    pool = Pool(whole.query, whole.turn, whole.draw, **{field: getattr(whole, field) for field in fields})
-    assert SAMPLERS[name].order(pool, OPTIONS, None).tolist() == SAMPLERS[name].order(whole, OPTIONS, None).tolist()
+    fields = {"score", "weight", "vectors"} & needs | (
+        {"positive_query", "positive_score"} if "positives" in needs else set()
+    )
+    pool = Pool(
+        whole.query, whole.turn, whole.draw, **{field: getattr(whole, field) for field in fields}
+    )
+    assert (
+        SAMPLERS[name].order(pool, OPTIONS, None).tolist()
+        == SAMPLERS[name].order(whole, OPTIONS, None).tolist()
+    )
     for field in fields:
         with pytest.raises(ValueError, match="this sampler needs"):
             SAMPLERS[name].order(replace(pool, **{field: None}), OPTIONS, None)
@@ -138,9 +192,25 @@ def test_a_query_without_scored_positives_is_refused(name, positive):
 @pytest.mark.parametrize("name", ["simans", "eci"])
 def test_positives_of_queries_without_survivors_are_passed_over(name):
     pool = make_pool(ONE_TWO_ONE, [3, 7, 8])
-    more = [(0, -9.0), (2, math.nan), (3, 0.5), (5, -9.0), (7, 0.25), (7, -0.25), (8, -0.5), (9, 9.0)]
-    other = replace(pool, positive_query=np.array([number for number, _ in more]), positive_score=np.array([score for _, score in more]))
-    assert SAMPLERS[name].order(other, OPTIONS, None).tolist() == SAMPLERS[name].order(pool, OPTIONS, None).tolist()
+    more = [
+        (0, -9.0),
+        (2, math.nan),
+        (3, 0.5),
+        (5, -9.0),
+        (7, 0.25),
+        (7, -0.25),
+        (8, -0.5),
+        (9, 9.0),
+    ]
+    other = replace(
+        pool,
+        positive_query=np.array([number for number, _ in more]),
+        positive_score=np.array([score for _, score in more]),
+    )
+    assert (
+        SAMPLERS[name].order(other, OPTIONS, None).tolist()
+        == SAMPLERS[name].order(pool, OPTIONS, None).tolist()
+    )
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -152,7 +222,9 @@ def test_positions_run_from_one_and_do_not_depend_on_the_shard(name, found, kept
         assert sorted(at for at in position if at) == list(range(1, len(chosen(position)) + 1))
     numbers = [number for number in range(len(found)) if kept[number]]
     part = make_pool([found[number] for number in numbers], numbers)
-    assert split(part, SAMPLERS[name].order(part, OPTIONS, None)) == [positions[number] for number in numbers]
+    assert split(part, SAMPLERS[name].order(part, OPTIONS, None)) == [
+        positions[number] for number in numbers
+    ]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -164,16 +236,28 @@ def test_long_shards_cut_anywhere(name):
     vectors = generator.standard_normal((count, 3)).astype(np.float32)
     vectors[1::3] = vectors[::3][: len(vectors[1::3])]
     pool = Pool(
-        np.repeat(np.arange(60), sizes), generator.permutation(count), generator.random(count), generator.normal(0.3, 0.4, count).round(1),
-        np.repeat(np.arange(60), 2), generator.normal(0.5, 0.3, 120), generator.random(count).round(1), vectors.__getitem__,
-    )  # fmt: skip
+        np.repeat(np.arange(60), sizes),
+        generator.permutation(count),
+        generator.random(count),
+        generator.normal(0.3, 0.4, count).round(1),
+        np.repeat(np.arange(60), 2),
+        generator.normal(0.5, 0.3, 120),
+        generator.random(count).round(1),
+        vectors.__getitem__,
+    )
     whole = SAMPLERS[name].order(pool, OPTIONS, None)
     for number in range(60):
         places = slice(bounds[number], bounds[number + 1])
         one = Pool(
-            pool.query[places], pool.turn[places], pool.draw[places], pool.score[places],
-            pool.positive_query, pool.positive_score, pool.weight[places], vectors[places].__getitem__,
-        )  # fmt: skip
+            pool.query[places],
+            pool.turn[places],
+            pool.draw[places],
+            pool.score[places],
+            pool.positive_query,
+            pool.positive_score,
+            pool.weight[places],
+            vectors[places].__getitem__,
+        )
         assert SAMPLERS[name].order(one, OPTIONS, None).tolist() == whole[places].tolist()
 
 
@@ -192,13 +276,19 @@ def test_nothing_is_random_but_the_draws(name, found, seed):
 @given(found=queries)
 def test_top_random_and_hardest(found):
     pool = make_pool(found)
-    by_turn = [[1 + sum(other < turn for other in query.turn) for turn in query.turn] for query in found]
+    by_turn = [
+        [1 + sum(other < turn for other in query.turn) for turn in query.turn] for query in found
+    ]
     assert split(pool, top(pool)) == by_turn
-    assert split(pool, random(pool)) == [[1 + sum(other < draw for other in query.draw) for draw in query.draw] for query in found]
+    assert split(pool, random(pool)) == [
+        [1 + sum(other < draw for other in query.draw) for draw in query.draw] for query in found
+    ]
     same = replace(pool, draw=np.full(len(pool.draw), 0.5))
     assert split(same, random(same)) == by_turn
     for query, position in zip(found, split(pool, hardest(pool)), strict=True):
-        order = sorted(range(len(position)), key=lambda place: (-query.score[place], query.turn[place]))
+        order = sorted(
+            range(len(position)), key=lambda place: (-query.score[place], query.turn[place])
+        )
         assert [position.index(number) for number in range(1, len(position) + 1)] == order
 
 
@@ -215,15 +305,25 @@ def race(draw, weight_log):
 def test_simans_against_many_digits(found, a, b):
     pool = make_pool(found)
     for query, position in zip(found, split(pool, simans(pool, a, b)), strict=True):
-        weight_log = [-Decimal(a) * Decimal(score - min(query.positive) - b) ** 2 for score in query.score]
+        weight_log = [
+            -Decimal(a) * Decimal(score - min(query.positive) - b) ** 2 for score in query.score
+        ]
         assert chosen(position) == race(query.draw, weight_log)
 
 
 def test_simans_without_overflow_or_false_ties():
-    query = Query((1, 2, 3, 4), (0.2, 0.9, 0.3, 0.6), (1e30, 2.0, -1e30, 2.0), (1.0,), (1.0,) * 4, ((1, 0, 0),) * 4)
+    query = Query(
+        (1, 2, 3, 4),
+        (0.2, 0.9, 0.3, 0.6),
+        (1e30, 2.0, -1e30, 2.0),
+        (1.0,),
+        (1.0,) * 4,
+        ((1, 0, 0),) * 4,
+    )
     pool = make_pool([query])
     with np.errstate(all="raise"):
-        assert simans(pool, 1e200, 0.0).tolist() == [4, 1, 3, 2]  # of equal ones the greater draw, though it vanishes beside 1e200
+        # of equal ones the greater draw, though it vanishes beside 1e200
+        assert simans(pool, 1e200, 0.0).tolist() == [4, 1, 3, 2]
 
 
 REPEATS = 100_000
@@ -233,14 +333,20 @@ def many(score, positive=(0.0,), weight=None, seed=1):
     """Make a pool of many equal queries with draws of their own."""
     count, weight = len(score), np.ones(len(score)) if weight is None else np.asarray(weight)
     return Pool(
-        np.repeat(np.arange(REPEATS), count), np.tile(np.arange(count), REPEATS), np.random.default_rng(seed).random(REPEATS * count),
-        np.tile(np.asarray(score, float), REPEATS), np.repeat(np.arange(REPEATS), len(positive)), np.tile(positive, REPEATS),
+        np.repeat(np.arange(REPEATS), count),
+        np.tile(np.arange(count), REPEATS),
+        np.random.default_rng(seed).random(REPEATS * count),
+        np.tile(np.asarray(score, float), REPEATS),
+        np.repeat(np.arange(REPEATS), len(positive)),
+        np.tile(positive, REPEATS),
         np.tile(weight, REPEATS),
-    )  # fmt: skip
+    )
 
 
 def assert_drawn_by(position, chances):
-    """Check how often each pair is first and second against p_i p_j / (1 - p_i), within 4.5 standard deviations."""
+    """Check how often each pair is first and second against p_i p_j / (1 - p_i), within 4.5
+    standard deviations.
+    """
     order = np.argsort(position.reshape(REPEATS, -1), axis=1)
     for first, second in permutations(range(len(chances)), 2):
         expected = chances[first] * chances[second] / (1 - chances[first])
@@ -265,8 +371,12 @@ def test_propensity_against_many_digits(found):
     pool = make_pool(found)
     for query, position in zip(found, split(pool, propensity(pool)), strict=True):
         some = [place for place, weight in enumerate(query.weight) if weight]
-        order = race([query.draw[place] for place in some], [Decimal(query.weight[place]).ln() for place in some])
-        assert chosen(position)[: len(some)] == [some[place] for place in order]  # what weighs nothing comes last
+        order = race(
+            [query.draw[place] for place in some],
+            [Decimal(query.weight[place]).ln() for place in some],
+        )
+        # what weighs nothing comes last
+        assert chosen(position)[: len(some)] == [some[place] for place in order]
 
 
 @given(found=queries, tenths=st.integers(1, 10))
@@ -274,21 +384,32 @@ def test_quantile_against_counting(found, tenths):
     pool = make_pool(found)
     for query, position in zip(found, split(pool, quantile(pool, tenths / 10)), strict=True):
         reach = {value: sum(score >= value for score in query.score) for value in query.score}
-        threshold = max(value for value, count in reach.items() if count * 10 >= tenths * len(query.score))
+        threshold = max(
+            value for value, count in reach.items() if count * 10 >= tenths * len(query.score)
+        )
         kept = [place for place, score in enumerate(query.score) if score >= threshold]
         assert kept and chosen(position) == sorted(kept, key=lambda place: query.draw[place])
 
 
-@pytest.mark.parametrize(("alpha", "kept"), [(0.07, 7), (0.29, 29), (0.295, 30), (1e-9, 1), (1.0, 100)])
+@pytest.mark.parametrize(
+    ("alpha", "kept"), [(0.07, 7), (0.29, 29), (0.295, 30), (1e-9, 1), (1.0, 100)]
+)
 def test_quantile_keeps_the_share(alpha, kept):
     score = np.random.default_rng(5).permutation(100) / 100
-    pool = Pool(np.zeros(100, np.int64), np.arange(100), np.random.default_rng(6).random(100), score)
+    pool = Pool(
+        np.zeros(100, np.int64), np.arange(100), np.random.default_rng(6).random(100), score
+    )
     position = quantile(pool, alpha)
     assert sorted(score[position > 0]) == sorted(score)[100 - kept :]
 
 
 def test_quantile_keeps_ties():
-    pool = Pool(np.zeros(4, np.int64), np.arange(4), np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.5, -1.0, 0.5, 0.5]))
+    pool = Pool(
+        np.zeros(4, np.int64),
+        np.arange(4),
+        np.array([0.4, 0.3, 0.2, 0.1]),
+        np.array([0.5, -1.0, 0.5, 0.5]),
+    )
     assert quantile(pool, 0.25).tolist() == [3, 0, 2, 1]
 
 
@@ -297,7 +418,9 @@ SEMANTIC = np.array([-0.2, 0.1, 0.1, 0.3, 0.7, 0.2, 5.0])
 
 
 def test_cells_are_counted_and_added():
-    cells = Cells.count(SURFACE[:2], SEMANTIC[:2], 2, 0.0, 0.5) + Cells.count(SURFACE[2:], SEMANTIC[2:], 2, 0.0, 0.5)
+    cells = Cells.count(SURFACE[:2], SEMANTIC[:2], 2, 0.0, 0.5) + Cells.count(
+        SURFACE[2:], SEMANTIC[2:], 2, 0.0, 0.5
+    )
     assert cells.counts.tolist() == [[3, 0], [1, 3]]
     assert cells.counts.tolist() == Cells.count(SURFACE, SEMANTIC, 2, 0.0, 0.5).counts.tolist()
 
@@ -307,7 +430,9 @@ def test_cells_weigh_every_cell_alike():
     np.testing.assert_allclose(cells.weights(math.inf), [[7 / 9, 0], [7 / 3, 7 / 9]])
     weights = cells.weigh(SURFACE, SEMANTIC, math.inf)
     np.testing.assert_allclose(weights, [7 / 9, 7 / 9, 7 / 9, 7 / 9, 7 / 9, 7 / 3, 7 / 9])
-    assert cells.effective_sample_size(math.inf) == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    assert cells.effective_sample_size(math.inf) == pytest.approx(
+        weights.sum() ** 2 / (weights**2).sum()
+    )
 
 
 def test_cells_cap_before_they_normalise():
@@ -327,7 +452,10 @@ def test_cells_of_nothing_and_wrong_edges():
         Cells.count(SURFACE, np.full(7, np.nan), 2, 0.0, 1.0)
 
 
-@given(values=st.lists(st.tuples(st.floats(0, 1), st.floats(-1, 1)), min_size=1, max_size=40), cap=st.sampled_from([0.5, 2.0, 1e6]))
+@given(
+    values=st.lists(st.tuples(st.floats(0, 1), st.floats(-1, 1)), min_size=1, max_size=40),
+    cap=st.sampled_from([0.5, 2.0, 1e6]),
+)
 def test_cells_against_single_survivors(values, cap):
     surface, score = np.array(values).T
     weights = Cells.count(surface, score, 3, -1.0, 1.0).weigh(surface, score, cap)
@@ -353,11 +481,20 @@ def assert_greedy_log_det(query, position, theta):
     assert len(order) == len(query.turn)
     for step, place in enumerate(order):
         gains = {other: log_det(kernel, [*order[:step], other]) - reached for other in order[step:]}
-        gains = {other: gain for other, gain in gains.items() if gain - 2 * math.log(scale[other]) > math.log(1e-9)}
+        gains = {
+            other: gain
+            for other, gain in gains.items()
+            if gain - 2 * math.log(scale[other]) > math.log(1e-9)
+        }
         if not gains:
             return [query.turn[other] for other in order[step:]]
         assert gains[place] >= max(gains.values()) - CLOSE
-        alike = [other for other in gains if (query.vectors[other], query.score[other]) == (query.vectors[place], query.score[place])]
+        alike = [
+            other
+            for other in gains
+            if (query.vectors[other], query.score[other])
+            == (query.vectors[place], query.score[place])
+        ]
         assert query.turn[place] == min(query.turn[other] for other in alike)
         reached += gains[place]
     return []
@@ -380,7 +517,9 @@ def test_diverse_of_real_looking_vectors(seed, size):
     vectors[20:] = vectors[:5]
     score, turn = generator.random(25), generator.permutation(25)
     score[20:] = score[:5]
-    pool = Pool(np.zeros(25, np.int64), turn, generator.random(25), score, vectors=vectors.__getitem__)
+    pool = Pool(
+        np.zeros(25, np.int64), turn, generator.random(25), score, vectors=vectors.__getitem__
+    )
     query = Query(tuple(turn), (), tuple(score), (), (), tuple(map(tuple, vectors.tolist())))
     dependent = assert_greedy_log_det(query, diverse(pool, 0.4).tolist(), 0.4)
     assert len(dependent) == 25 - min(size, 20)
@@ -389,9 +528,14 @@ def test_diverse_of_real_looking_vectors(seed, size):
 
 def diverse_pool(vectors, turn=None, score=None):
     count = len(vectors)
-    vectors, turn = np.array(vectors, np.float32), np.arange(count) if turn is None else np.array(turn)
+    vectors, turn = (
+        np.array(vectors, np.float32),
+        (np.arange(count) if turn is None else np.array(turn)),
+    )
     score = np.zeros(count) if score is None else np.array(score)
-    return Pool(np.zeros(count, np.int64), turn, np.full(count, 0.5), score, vectors=vectors.__getitem__)
+    return Pool(
+        np.zeros(count, np.int64), turn, np.full(count, 0.5), score, vectors=vectors.__getitem__
+    )
 
 
 def test_diverse_starts_with_the_first_turn_and_then_the_farthest():
@@ -403,14 +547,22 @@ def test_diverse_starts_with_the_first_turn_and_then_the_farthest():
 
 def test_diverse_weighs_scores_by_theta():
     pool = diverse_pool([(1, 0, 0), (0.8, 0.6, 0), (0, 0, 1)], score=[1.0, 0.9, 0.0])
-    # second choice: ln .36 + 2 alpha .9 against 0; 2 alpha = theta / (1 - theta), so they meet at theta = .5317
+    # second choice: ln .36 + 2 alpha .9 against 0; 2 alpha = theta / (1 - theta), so they meet at
+    # theta = .5317
     assert diverse(pool, 0.53).tolist() == [1, 3, 2]
     assert diverse(pool, 0.54).tolist() == [1, 2, 3]
 
 
 def test_diverse_puts_copies_and_nothing_last_by_turn():
     vectors = [(0.6, 0.8), (0, 0), (0.6, 0.8), (1, 0), (math.nan, 1), (0.5, 0.5)]
-    assert diverse(diverse_pool(vectors, turn=[5, 1, 3, 6, 4, 2]), 0.0).tolist() == [6, 3, 4, 2, 5, 1]
+    assert diverse(diverse_pool(vectors, turn=[5, 1, 3, 6, 4, 2]), 0.0).tolist() == [
+        6,
+        3,
+        4,
+        2,
+        5,
+        1,
+    ]
 
 
 def test_diverse_tells_near_copies_apart():
@@ -428,16 +580,24 @@ def test_diverse_survives_scores_beyond_the_exponential():
 @given(found=queries, most=st.integers(1, 8))
 def test_diverse_stops_early_with_the_same_first_choices(found, most):
     pool = make_pool(found)
-    for query, whole, early in zip(found, split(pool, diverse(pool, 0.5)), split(pool, diverse(pool, 0.5, most)), strict=True):
+    for query, whole, early in zip(
+        found, split(pool, diverse(pool, 0.5)), split(pool, diverse(pool, 0.5, most)), strict=True
+    ):
         assert chosen(early)[:most] == chosen(whole)[:most]
         rest = [query.turn[place] for place in chosen(early)[most:]]
         assert rest == sorted(rest)
-    assert SAMPLERS["diverse"].order(pool, OPTIONS, most).tolist() == diverse(pool, 0.5, most).tolist()
+    assert (
+        SAMPLERS["diverse"].order(pool, OPTIONS, most).tolist() == diverse(pool, 0.5, most).tolist()
+    )
 
 
 def eci_of(query, places):
     scores, positive = np.array([query.score[place] for place in places]), np.array(query.positive)
-    return float(eci_v1(len(places), scores.mean(), margins(positive, scores, hinge=True).mean())) if places else 0.0
+    return (
+        float(eci_v1(len(places), scores.mean(), margins(positive, scores, hinge=True).mean()))
+        if places
+        else 0.0
+    )
 
 
 def assert_greedy_eci(query, position):
@@ -451,7 +611,9 @@ def assert_greedy_eci(query, position):
         place = order[step]
         assert values[place] >= max(values.values()) - CLOSE
         assert values[place] > reached - CLOSE and values[place] > 0
-        assert query.turn[place] == min(query.turn[other] for other in left if query.score[other] == query.score[place])
+        assert query.turn[place] == min(
+            query.turn[other] for other in left if query.score[other] == query.score[place]
+        )
         reached = values[place]
 
 
@@ -469,8 +631,17 @@ def test_eci_of_real_looking_scores(seed, positives):
     generator = np.random.default_rng(seed)
     score, turn = generator.normal(0.3, 0.3, 25).round(2), generator.permutation(25)
     positive = generator.normal(0.6, 0.2, positives)
-    pool = Pool(np.zeros(25, np.int64), turn, generator.random(25), score, np.zeros(positives, np.int64), positive)
-    assert_greedy_eci(Query(tuple(turn), (), tuple(score), tuple(positive), (), ()), eci(pool).tolist())
+    pool = Pool(
+        np.zeros(25, np.int64),
+        turn,
+        generator.random(25),
+        score,
+        np.zeros(positives, np.int64),
+        positive,
+    )
+    assert_greedy_eci(
+        Query(tuple(turn), (), tuple(score), tuple(positive), (), ()), eci(pool).tolist()
+    )
 
 
 def eci_positions(score, positive, turn=None):
@@ -481,12 +652,14 @@ def eci_positions(score, positive, turn=None):
 
 
 def test_eci_takes_the_middle_first_and_stops():
-    # s_p = 1: one negative is worth most at .5; three of them ln(4) / 2 = .69, with -.9 besides only ln(5) * .255 = .41
+    # s_p = 1: one negative is worth most at .5; three of them ln(4) / 2 = .69, with -.9 besides
+    # only ln(5) * .255 = .41
     assert eci_positions([0.5, 0.5, -0.9, 0.5], [1.0], [4, 2, 1, 3]) == [3, 1, 0, 2]
 
 
 def test_eci_takes_what_is_unsafe_last():
-    # ln(3) * 2 * .75 * .25 / 1 = .412 is still more than ln(2) / 2 = .347: it is for margins to keep such negatives out
+    # ln(3) * 2 * .75 * .25 / 1 = .412 is still more than ln(2) / 2 = .347: it is for margins to
+    # keep such negatives out
     assert eci_positions([1.0, 0.5], [1.0]) == [2, 1]
 
 
@@ -503,6 +676,9 @@ def test_eci_takes_margins_from_every_positive():
     assert eci_positions([0.125, 0.375], [0.5, 1.0]) == [2, 1]
 
 
-@pytest.mark.parametrize(("score", "positive"), [([-0.5, -0.25], [0.5]), ([0.5, 0.75], [0.5]), ([-0.75, 0.5], [-0.5]), ([0.0], [1.0])])
+@pytest.mark.parametrize(
+    ("score", "positive"),
+    [([-0.5, -0.25], [0.5]), ([0.5, 0.75], [0.5]), ([-0.75, 0.5], [-0.5]), ([0.0], [1.0])],
+)
 def test_eci_of_nothing_worth_anything(score, positive):
     assert eci_positions(score, positive) == [0] * len(score)

@@ -1,20 +1,22 @@
-"""The figures that the whole flow must give on a real data set: minutes on two cores, so `make test` leaves them to `.ci/run`."""
+"""The figures that the whole flow must give on a real data set: minutes on two cores, so `make
+test` leaves them to `.ci/run`.
+"""
 
 import pyarrow.parquet as pq
 import pytest
 
-from miner.bm25 import index_bm25, mine_bm25
-from miner.dense import index_dense, mine_dense
 from miner.engine import How
-from miner.ingest import ingest
-from miner.models import default_encoder
+from miner.ingest.ingest import ingest
+from miner.models.hub import default_encoder
 from miner.options import Beir, IndexBm25, IndexDense, MineBm25, MineDense
+from miner.search.bm25 import index_bm25, mine_bm25
+from miner.search.dense import index_dense, mine_dense
 from miner.store import Run
-from scoring.duplicates import judge_duplicates
+from scoring.judge.duplicates import judge_duplicates
+from scoring.judge.similarity import judge_similarity
 from scoring.options import JudgeDuplicates, JudgeSimilarity, Score, Select
 from scoring.score import score
 from scoring.select import select
-from scoring.similarity import judge_similarity
 
 HOW = How()
 
@@ -33,7 +35,10 @@ def test_scifact_figures(tmp_path, shared):
     for name in ("bm25", "dense"):
         select(run, Select(name=name, sources=(f"{name}:50",)), HOW)
     score(run, Score(unsafe="none"), HOW)
-    found = {(row["set_name"], row["measure"]): row["value"] for row in pq.read_table(tmp_path / "6_metrics").to_pylist()}
+    found = {
+        (row["set_name"], row["measure"]): row["value"]
+        for row in pq.read_table(tmp_path / "6_metrics").to_pylist()
+    }
     assert found["dense", "ndcg@10"] == pytest.approx(0.645, abs=0.003)
     assert found["dense", "negatives"] == 50
     assert found["dense", "signal"] == pytest.approx(0.408, abs=0.005)

@@ -31,11 +31,18 @@ def toy_set(path, *sources, name="set", options=None, **changes):
 
 
 def values(run, name="set"):
-    return {row["measure"]: row["value"] for row in metrics(run).to_pylist() if row["set_name"] == name}
+    return {
+        row["measure"]: row["value"] for row in metrics(run).to_pylist() if row["set_name"] == name
+    }
 
 
 def triples(first=None):
-    return [(COSINES[q][p], COSINES[q][n]) for q, found in NEGATIVES.items() for p in GOLD[q] for n in found[:first]]
+    return [
+        (COSINES[q][p], COSINES[q][n])
+        for q, found in NEGATIVES.items()
+        for p in GOLD[q]
+        for n in found[:first]
+    ]
 
 
 def pairs(first=None):
@@ -55,7 +62,8 @@ def test_signal_is_the_mean_of_pairs_and_margin_that_of_triples(tmp_path):
     assert found["capacity"] == math.log(3)
     assert found["efficiency"] == pytest.approx(2 * signal * margin / (signal + margin))
     assert found["eci_v1"] == pytest.approx(eci_v1(2.0, signal, margin))
-    assert found["unsafe_share"] == sum(n >= p for p, n in pooled) / 16 == 4 / 16  # q1-d08, q2-d03-d11 (equal), q3-d02, q4-d07-d12 (equal)
+    # q1-d08, q2-d03-d11 (equal), q3-d02, q4-d07-d12 (equal)
+    assert found["unsafe_share"] == sum(n >= p for p, n in pooled) / 16 == 4 / 16
     assert found["queries_without_negatives"] == 1 / 5
 
 
@@ -85,7 +93,11 @@ def test_matched_sizes_go_up_to_the_rounded_mean(tmp_path):
     select(run, Select(name="bm25", sources=("bm25",)), HOW)
     score(run, Score(sets=("bm25",), resamples=0), HOW)
     assert values(run)["negatives"] == (5 + 4 + 4 + 5) / 5
-    assert {measure for measure in values(run) if "eci_v1" in measure} == {"eci_v1", "eci_v1@1", "eci_v1@3"}
+    assert {measure for measure in values(run) if "eci_v1" in measure} == {
+        "eci_v1",
+        "eci_v1@1",
+        "eci_v1@3",
+    }
     assert values(run, "bm25")["negatives"] == (4 + 3 + 2 + 4) / 5  # 2.6: near enough to 3
     assert "eci_v1@3" in values(run, "bm25")
 
@@ -113,13 +125,17 @@ def test_histograms_count_negatives_positives_and_raw_margins(tmp_path):
         for row in run.read("6_metrics/_per_query/set/_histograms", key).to_pylist():
             place = (row["quantity"], row["low"], row["high"])
             counted[place] = counted.get(place, 0) + row["count"]
-    total = {quantity: sum(count for place, count in counted.items() if place[0] == quantity) for quantity in ("s_n", "s_p", "margin")}
+    total = {
+        quantity: sum(count for place, count in counted.items() if place[0] == quantity)
+        for quantity in ("s_n", "s_p", "margin")
+    }
     assert total == {"s_n": 10, "s_p": 8, "margin": 16}
     assert [quantity for quantity, *_ in counted].count("s_n") == 100
     assert [quantity for quantity, *_ in counted].count("margin") == 200
     assert counted["s_p", 0.98, 1.0] == 1  # 1 is in the last bin
     assert counted["s_n", 0.86, 0.88] == 1
-    assert counted["margin", -0.14, -0.12] == 2  # q1 d01-d08 and q3 d04-d02, below zero though the measure clamps them
+    # q1 d01-d08 and q3 d04-d02, below zero though the measure clamps them
+    assert counted["margin", -0.14, -0.12] == 2
     assert counted["margin", 0.0, 0.02] == 2
 
 
@@ -130,15 +146,27 @@ def test_query_sums_of_truncated_and_empty_queries():
     assert sums[4:6].tolist() == [2, 0]
     by_size = dict(zip((1, 3, 5), sums[6:18].reshape(3, len(names)).tolist(), strict=True))
     assert by_size == {1: [1, 2, 0.5, 0.0], 3: [3, 6, 0.375, 1.75], 5: [4, 8, 0.375, 2.5]}
-    assert query_sums(np.array([0.5]), np.empty(0), hinge=True).tolist() == [0, 0, 0, 0, 0, 1] + [0] * 28
-    assert query_sums(np.empty(0), np.array([0.5]), hinge=False)[:6].tolist() == [1, 0, 0.5, 0, 0, 0]
+    assert (
+        query_sums(np.array([0.5]), np.empty(0), hinge=True).tolist()
+        == [0, 0, 0, 0, 0, 1] + [0] * 28
+    )
+    assert query_sums(np.empty(0), np.array([0.5]), hinge=False)[:6].tolist() == [
+        1,
+        0,
+        0.5,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_a_set_without_negatives_has_no_signal_and_no_eci(tmp_path):
     run = toy_set(tmp_path / "run", options={"max_score": -0.9})
     score(run, Score(resamples=50), HOW)
     found = {
-        row["measure"]: (row["value"], row["low"], row["high"], row["n"]) for row in metrics(run).to_pylist() if row["set_name"] == "set"
+        row["measure"]: (row["value"], row["low"], row["high"], row["n"])
+        for row in metrics(run).to_pylist()
+        if row["set_name"] == "set"
     }
     assert found["eci_v1"] == (0.0, 0.0, 0.0, 0)
     assert found["signal"] == (None, None, None, 0)
@@ -149,8 +177,15 @@ def test_a_set_without_negatives_has_no_signal_and_no_eci(tmp_path):
 def test_intervals_are_percentiles_over_resampled_queries(tmp_path):
     run = toy_set(tmp_path / "run", options={"negatives": 2})
     score(run, Score(resamples=400, confidence=0.8, seed=3), HOW)
-    row = next(row for row in metrics(run).to_pylist() if row["measure"] == "signal" and row["set_name"] == "set")
-    chosen = [[COSINES[query_id][doc_id] for doc_id in NEGATIVES.get(query_id, [])[:2]] for query_id in sorted(GOLD)]
+    row = next(
+        row
+        for row in metrics(run).to_pylist()
+        if row["measure"] == "signal" and row["set_name"] == "set"
+    )
+    chosen = [
+        [COSINES[query_id][doc_id] for doc_id in NEGATIVES.get(query_id, [])[:2]]
+        for query_id in sorted(GOLD)
+    ]
     per_query = np.array([[sum(found), len(found)] for found in chosen])
     drawn = np.random.default_rng(3).integers(0, 5, (400, 5))
     signal, weight = per_query[drawn].sum(axis=1).T
@@ -184,8 +219,11 @@ def test_paired_difference_of_two_sets(tmp_path):
     value, low, high = paired_difference(run, "a", "b", "eci_v1", options)
     assert value == pytest.approx(values(run, "a")["eci_v1"] - values(run, "b")["eci_v1"])
     assert low <= high
-    assert paired_difference(run, "b", "a", "eci_v1", options) == pytest.approx((-value, -high, -low))
-    assert paired_difference(run, "b", "c", "eci_v1@1", options) == (0, 0, 0)  # the same queries in every resample
+    assert paired_difference(run, "b", "a", "eci_v1", options) == pytest.approx(
+        (-value, -high, -low)
+    )
+    # the same queries in every resample
+    assert paired_difference(run, "b", "c", "eci_v1@1", options) == (0, 0, 0)
     assert paired_difference(run, "a", "b", "signal@1", PLAIN)[1:] == (None, None)
     with pytest.raises(UserError, match=r"has no measure 'eci_v1@50'; take one of .*eci_v1@1"):
         paired_difference(run, "a", "b", "eci_v1@50", options)
@@ -202,7 +240,9 @@ def test_sources_are_measured_with_the_positives_that_they_found(tmp_path):
     run = toy_run(tmp_path / "run", k=100)
     score(run, PLAIN, HOW)
     bm25 = [ndcg([2], 1), ndcg([1, 4], 2), ndcg([3], 1), ndcg([1, 3], 3), 0]
-    assert values(run, "bm25") == pytest.approx({"ndcg@10": sum(bm25) / 5, "recall@100": (1 + 1 + 1 + 2 / 3 + 0) / 5})
+    assert values(run, "bm25") == pytest.approx(
+        {"ndcg@10": sum(bm25) / 5, "recall@100": (1 + 1 + 1 + 2 / 3 + 0) / 5}
+    )
     assert values(run, "dense") == pytest.approx({"ndcg@10": 4 / 5, "recall@100": 4 / 5})
     row = next(row for row in metrics(run).to_pylist() if row["measure"] == "recall@100")
     assert (row["k"], row["n"]) == (100, 5)
@@ -212,7 +252,12 @@ def test_a_shallow_source_is_named_by_its_depth(tmp_path):
     run = toy_run(tmp_path / "run", k=3)  # ranks beyond 3 are there for some queries only
     score(run, PLAIN, HOW)
     assert values(run, "bm25") == pytest.approx(
-        {"ndcg@3": (ndcg([2], 1, 3) + ndcg([1], 2, 3) + ndcg([3], 1, 3) + ndcg([1, 3], 3, 3)) / 5, "recall@3": (1 + 1 / 2 + 1 + 2 / 3) / 5}
+        {
+            "ndcg@3": (
+                (ndcg([2], 1, 3) + ndcg([1], 2, 3) + ndcg([3], 1, 3) + ndcg([1, 3], 3, 3)) / 5
+            ),
+            "recall@3": (1 + 1 / 2 + 1 + 2 / 3) / 5,
+        }
     )
 
 
@@ -229,19 +274,28 @@ def test_sources_not_searched_with_the_query_alone_are_not_measured(tmp_path):
     assert "ndcg@5" in values(run, "dense")
     for name, searched_with in (("dense", "positives"), ("bm25", "query")):
         file = run.path / "3_candidates" / name / "_manifest.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"facts": {"searched_with": searched_with}}))
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"facts": {"searched_with": searched_with}})
+        )
     score(run, PLAIN, HOW)
-    assert not values(run, "dense") and "ndcg@5" in values(run, "bm25")  # what an earlier source of the name left is gone
+    # what an earlier source of the name left is gone
+    assert not values(run, "dense") and "ndcg@5" in values(run, "bm25")
 
 
 def test_queries_without_positives_do_not_count_for_sources(tmp_path):
     run = toy_run(tmp_path / "run", positives=GOLD | {"q5": []}, k=100)
     score(run, Score(resamples=100), HOW)
     assert values(run, "dense") == {"ndcg@10": 1.0, "recall@100": 1.0}
-    assert {(row["low"], row["high"], row["n"]) for row in metrics(run).to_pylist() if row["set_name"] == "dense"} == {(1.0, 1.0, 4)}
+    assert {
+        (row["low"], row["high"], row["n"])
+        for row in metrics(run).to_pylist()
+        if row["set_name"] == "dense"
+    } == {(1.0, 1.0, 4)}
 
 
-@pytest.mark.parametrize("changes", [{"shard_queries": 1}, {"shard_queries": 2}, {"shard_queries": 50}])
+@pytest.mark.parametrize(
+    "changes", [{"shard_queries": 1}, {"shard_queries": 2}, {"shard_queries": 50}]
+)
 def test_neither_shards_nor_workers_change_a_metric(tmp_path, changes):
     expected = toy_set(tmp_path / "a", "bm25", "dense")
     score(expected, Score(resamples=50), HOW)
@@ -274,19 +328,29 @@ def test_what_is_missing_is_said_in_one_line(tmp_path):
 
 
 def test_pairs_without_similarity_are_counted(tmp_path):
-    of_dense = {q: {d: s for d, s in found.items() if d in {*FOUND["dense"].get(q, []), *GOLD[q]}} for q, found in COSINES.items()}
+    of_dense = {
+        q: {d: s for d, s in found.items() if d in {*FOUND["dense"].get(q, []), *GOLD[q]}}
+        for q, found in COSINES.items()
+    }
     run = toy_set(tmp_path / "run", candidates={"dense": FOUND["dense"]}, similarity=of_dense)
     write_source(run, Toy(), "bm25")
     select(run, Select(name="later", sources=("bm25",)), HOW)
     with pytest.raises(
-        UserError, match=r"8 pairs of 5_sets/later have no row by judge similarity.*`quarry judge similarity` first: it judges only these"
+        UserError,
+        match=(
+            r"8 pairs of 5_sets/later have no row by judge similarity.*`quarry judge similarity`"
+            r" first: it judges only these"
+        ),
     ):
         score(run, Score(sets=("later",), resamples=0), HOW)
     assert score(run, Score(sets=("set",), resamples=0), HOW)  # what the judge has seen is scored
 
 
 def test_scores_that_are_not_finite_are_dropped_and_counted(tmp_path):
-    run = toy_set(tmp_path / "run", similarity=COSINES | {"q1": COSINES["q1"] | {"d08": math.nan}, "q5": {"d12": None}})
+    run = toy_set(
+        tmp_path / "run",
+        similarity=COSINES | {"q1": COSINES["q1"] | {"d08": math.nan}, "q5": {"d12": None}},
+    )
     manifest = score(run, PLAIN, HOW)[0]
     assert manifest.drops == {"no_score": 2}
     assert values(run)["signal"] == pytest.approx((sum(pairs()) - COSINES["q1"]["d08"]) / 9)
@@ -295,11 +359,17 @@ def test_scores_that_are_not_finite_are_dropped_and_counted(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.lists(st.floats(-1, 1), max_size=3), st.lists(st.floats(-1, 1), max_size=6)), min_size=1, max_size=5),
+    st.lists(
+        st.tuples(st.lists(st.floats(-1, 1), max_size=3), st.lists(st.floats(-1, 1), max_size=6)),
+        min_size=1,
+        max_size=5,
+    ),
     st.booleans(),
 )
 def test_sums_are_those_of_the_definition(queries, hinge):
-    total = np.sum([query_sums(np.array(p, float), np.array(n, float), hinge) for p, n in queries], axis=0)
+    total = np.sum(
+        [query_sums(np.array(p, float), np.array(n, float), hinge) for p, n in queries], axis=0
+    )
     pooled = [(p, n) for positives, negatives in queries for p in positives for n in negatives]
     expected = [
         sum(len(n) for _, n in queries),
@@ -311,4 +381,6 @@ def test_sums_are_those_of_the_definition(queries, hinge):
     assert total[4] == sum(n >= p for p, n in pooled)
     at_3 = [(p, n) for positives, negatives in queries for p in positives for n in negatives[:3]]
     assert total[10:14][1] == len(at_3)
-    assert total[10:14][2] == pytest.approx(sum(n for _, negatives in queries for n in negatives[:3]))
+    assert total[10:14][2] == pytest.approx(
+        sum(n for _, negatives in queries for n in negatives[:3])
+    )

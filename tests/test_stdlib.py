@@ -3,11 +3,11 @@
 import pytest
 from ingested import documents, rejects, rows, write_text
 
-from miner import ingest as ingest_module
-from miner import stdlib
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest import ingest
+from miner.ingest import ingest as ingest_module
+from miner.ingest import stdlib
+from miner.ingest.ingest import ingest
 from miner.options import Stdlib
 from miner.store import Run
 from miner.tables import POSITIVES, QUERIES
@@ -60,7 +60,15 @@ def short():
 
 def test_functions_of_a_module():
     found = {function.name: function for function in stdlib.functions(MODULE)}
-    assert list(found) == ["Roof", "Roof.tiles", "Roof.tiles@15", "fetch", "fetch.inner", "fetch@33", "short"]
+    assert list(found) == [
+        "Roof",
+        "Roof.tiles",
+        "Roof.tiles@15",
+        "fetch",
+        "fetch.inner",
+        "fetch@33",
+        "short",
+    ]
     assert {name: function.sentence for name, function in found.items()} == {
         "Roof": "Keep the rain, e.g. all of it, out.",
         "Roof.tiles": "Count the tiles of é the roof",
@@ -75,22 +83,42 @@ def test_functions_of_a_module():
     assert found["fetch.inner"].source == 'def inner():\n    text = """\nnot indented"""'
     assert found["fetch@33"].source == "def fetch(url): return url"
     assert found["short"].source == "def short():\n    return 1"
-    assert found["fetch"].source.startswith("async def fetch(\n    url,\n):\n    # comment\n    def inner():\n")
-    assert found["Roof"].source.startswith("class Roof(Base):\n\n    @property\n    def tiles(self):\n")
-    assert "Count the tiles again" in found["Roof"].source and "Keep the rain" not in found["Roof"].source
+    assert found["fetch"].source.startswith(
+        "async def fetch(\n    url,\n):\n    # comment\n    def inner():\n"
+    )
+    assert found["Roof"].source.startswith(
+        "class Roof(Base):\n\n    @property\n    def tiles(self):\n"
+    )
+    assert (
+        "Count the tiles again" in found["Roof"].source
+        and "Keep the rain" not in found["Roof"].source
+    )
     assert (found["fetch"].line, found["fetch@33"].line) == (20, 33)
 
 
 def test_stdlib_leaves_out_what_is_no_library(tmp_path, run, monkeypatch):
     root = tmp_path / "lib"
-    for name in ("pkg/__init__.py", "roof.py", "test/roof.py", "pkg/tests/roof.py", "site-packages/roof.py", "lib2to3/roof.py"):
+    for name in (
+        "pkg/__init__.py",
+        "roof.py",
+        "test/roof.py",
+        "pkg/tests/roof.py",
+        "site-packages/roof.py",
+        "lib2to3/roof.py",
+    ):
         write_text(root / name, MODULE)
     write_text(root / "broken.py", "def f(:\n")
-    (root / "latin.py").write_bytes("# coding: latin-1\r\ndef f(é):\r\n    'Accept é and more.'\r\n    return é\r\n".encode("latin-1"))
+    (root / "latin.py").write_bytes(
+        "# coding: latin-1\r\ndef f(é):\r\n    'Accept é and more.'\r\n    return é\r\n".encode(
+            "latin-1"
+        )
+    )
     monkeypatch.setattr(ingest_module, "read_stdlib", lambda: stdlib.read_stdlib(root))
     manifest, *_ = ingest(run, Stdlib(), How())
     docs = {doc_id: (title, text) for doc_id, title, text in documents(run)}
-    assert sorted(docs) == sorted(["latin:f"] + [f"{m}:{n}" for m in ("pkg", "roof") for n in stdlib_names()])
+    assert sorted(docs) == sorted(
+        ["latin:f"] + [f"{m}:{n}" for m in ("pkg", "roof") for n in stdlib_names()]
+    )
     assert docs["latin:f"] == ("latin", "def f(é):\n    return é")
     assert ("latin:f", "Accept é and more.") in rows(run, QUERIES)
     assert "roof:short" not in {query_id for query_id, _ in rows(run, QUERIES)}
@@ -108,7 +136,14 @@ def stdlib_names() -> list[str]:
 
 def test_the_real_standard_library(run):
     manifest, *_ = ingest(run, Stdlib(limit=500), How())
-    assert manifest.rows["documents"] > 6000 and manifest.rows["queries"] == manifest.rows["positives"] == 500
+    assert (
+        manifest.rows["documents"] > 6000
+        and manifest.rows["queries"] == manifest.rows["positives"] == 500
+    )
     docs = {doc_id: text for doc_id, _, text in documents(run)}
-    assert docs["json:loads"].startswith("def loads(s, *,") and "Deserialize" not in docs["json:loads"]
-    assert not [doc_id for doc_id in docs if doc_id.startswith(("test.", "idlelib.", "site-packages"))]
+    assert (
+        docs["json:loads"].startswith("def loads(s, *,") and "Deserialize" not in docs["json:loads"]
+    )
+    assert not [
+        doc_id for doc_id in docs if doc_id.startswith(("test.", "idlelib.", "site-packages"))
+    ]

@@ -11,7 +11,8 @@ import pytest
 
 from miner.engine import How, map_shards
 from miner.errors import UserError
-from miner.store import MANIFEST, PLAN, Run, Shard, Stage, atomic, run_stage, shard_keys, write_json, write_table
+from miner.files import atomic, write_json, write_table
+from miner.store import MANIFEST, PLAN, Run, Shard, Stage, run_stage, shard_keys
 
 KEYS = shard_keys(4)
 STAGE = Stage("3_candidates/toy", "candidates", {"k": 3, "seed": 7}, {"1_tables": "aa"}, model="m1")
@@ -50,7 +51,12 @@ def test_a_stage_counts_what_it_did(tmp_path):
     manifest = go(Run(tmp_path))
     assert manifest.rows == {"candidates": 8, "odd": 2}
     assert manifest.drops == {"odd": 2}
-    assert (manifest.seed, manifest.model, manifest.shards, manifest.resumed_shards) == (7, "m1", 4, 0)
+    assert (manifest.seed, manifest.model, manifest.shards, manifest.resumed_shards) == (
+        7,
+        "m1",
+        4,
+        0,
+    )
     assert manifest.seconds > 0 and manifest.peak_memory_mb > 10
     assert Run(tmp_path).read("3_candidates/toy", "00003")["number"].to_pylist() == [3, 9]
 
@@ -74,7 +80,11 @@ def test_a_half_done_stage_goes_on_at_the_missing_shard(tmp_path, workers):
     (folder / ".00002.parquet.123.tmp").write_bytes(b"torn")
     manifest = go(run, calls=calls, workers=workers)
     assert sorted(calls.read_text().split()) == ["00002", "00003"]
-    assert manifest.resumed_shards == 2 and manifest.rows == {"candidates": 8, "odd": 2} and manifest.drops == {"odd": 2}
+    assert (
+        manifest.resumed_shards == 2
+        and manifest.rows == {"candidates": 8, "odd": 2}
+        and manifest.drops == {"odd": 2}
+    )
     assert files(folder) == files(whole.path / STAGE.folder) and not list(folder.rglob("*.tmp"))
 
 
@@ -94,7 +104,14 @@ def test_another_stage_is_refused_by_name_and_nothing_is_lost(tmp_path, change, 
     go(run)
     before = files(tmp_path)
     other = Stage(
-        **{"folder": STAGE.folder, "table": STAGE.table, "options": STAGE.options, "inputs": STAGE.inputs, "model": "m1"} | change
+        **{
+            "folder": STAGE.folder,
+            "table": STAGE.table,
+            "options": STAGE.options,
+            "inputs": STAGE.inputs,
+            "model": "m1",
+        }
+        | change
     )
     with pytest.raises(UserError, match=message) as caught:
         go(run, other)
@@ -129,7 +146,10 @@ def test_map_shards_yields_each_key_once(tmp_path):
 
 
 def test_the_lock_keeps_a_second_process_out_and_dies_with_its_owner(tmp_path):
-    code = f"from miner.store import Run; import time\nwith Run({str(tmp_path)!r}).lock():\n print('in', flush=True); time.sleep(60)"
+    code = (
+        f"from miner.store import Run; import time\nwith Run({str(tmp_path)!r}).lock():\n"
+        " print('in', flush=True); time.sleep(60)"
+    )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert owner.stdout.readline() == "in\n"
     with pytest.raises(UserError, match="in use by another quarry process"), Run(tmp_path).lock():
@@ -160,14 +180,24 @@ def test_a_stage_that_is_not_there_names_the_command(tmp_path):
         Run(tmp_path).need("2_index/bm25", "index bm25")
 
 
-GROWING = Stage("4_judgments/toy", "judgments", {"k": 3}, {"1_tables": "aa", "3_candidates/a": "a1"}, grows="3_candidates/")
-CHEAP = Stage("5_sets/toy", "sets", {"k": 3}, {"1_tables": "aa", "4_judgments/toy": "j1"}, cheap=True)
+GROWING = Stage(
+    "4_judgments/toy",
+    "judgments",
+    {"k": 3},
+    {"1_tables": "aa", "3_candidates/a": "a1"},
+    grows="3_candidates/",
+)
+CHEAP = Stage(
+    "5_sets/toy", "sets", {"k": 3}, {"1_tables": "aa", "4_judgments/toy": "j1"}, cheap=True
+)
 
 
 def grown(run, inputs, key):
     """What a shard held before, and one row for the state of the inputs."""
     before = run.read_before("4_judgments/toy", key)
-    return Shard({key: pa.table({"seen": [*(before["seen"].to_pylist() if before else []), inputs]})})
+    return Shard(
+        {key: pa.table({"seen": [*(before["seen"].to_pylist() if before else []), inputs]})}
+    )
 
 
 def grow(run, state, fail=False, **changes):
@@ -184,7 +214,11 @@ def test_a_stage_that_grows_finds_what_it_held_before(tmp_path):
     run = Run(tmp_path)
     grow(run, "a1")
     manifest = grow(run, "a2")
-    assert seen(run) == [["a1", "a2"]] * 4 and manifest.inputs["3_candidates/a"] == "a2" and manifest.rows == {"judgments": 8}
+    assert (
+        seen(run) == [["a1", "a2"]] * 4
+        and manifest.inputs["3_candidates/a"] == "a2"
+        and manifest.rows == {"judgments": 8}
+    )
     assert run.read_before("4_judgments/toy", "00000") is None
     assert grow(run, "a2").skipped
 
@@ -194,9 +228,15 @@ def test_growth_that_stops_half_way_goes_on_from_what_is_finished(tmp_path):
     grow(run, "a1")
     with pytest.raises(ZeroDivisionError):
         run_stage(
-            run, replace(GROWING, inputs=GROWING.inputs | {"3_candidates/a": "a2"}), lambda: partial(stop_at_two, run, "a2"), KEYS, How()
+            run,
+            replace(GROWING, inputs=GROWING.inputs | {"3_candidates/a": "a2"}),
+            lambda: partial(stop_at_two, run, "a2"),
+            KEYS,
+            How(),
         )
-    assert run.find("4_judgments/toy") is None and run.read_before("4_judgments/toy", "00002")["seen"].to_pylist() == ["a1"]
+    assert run.find("4_judgments/toy") is None and run.read_before("4_judgments/toy", "00002")[
+        "seen"
+    ].to_pylist() == ["a1"]
     manifest = grow(run, "a2")
     assert seen(run) == [["a1", "a2"]] * 4 and manifest.resumed_shards == 2
 
@@ -206,10 +246,16 @@ def test_inputs_that_change_again_before_growth_is_done(tmp_path):
     grow(run, "a1")
     with pytest.raises(ZeroDivisionError):
         run_stage(
-            run, replace(GROWING, inputs=GROWING.inputs | {"3_candidates/a": "a2"}), lambda: partial(stop_at_two, run, "a2"), KEYS, How()
+            run,
+            replace(GROWING, inputs=GROWING.inputs | {"3_candidates/a": "a2"}),
+            lambda: partial(stop_at_two, run, "a2"),
+            KEYS,
+            How(),
         )
     manifest = grow(run, "a3")
-    assert seen(run) == [["a1", "a2", "a3"]] * 2 + [["a1", "a3"]] * 2 and manifest.resumed_shards == 0
+    assert (
+        seen(run) == [["a1", "a2", "a3"]] * 2 + [["a1", "a3"]] * 2 and manifest.resumed_shards == 0
+    )
 
 
 def stop_at_two(run, state, key):
@@ -239,8 +285,13 @@ def test_what_may_not_change_is_refused_though_the_stage_grows(tmp_path, change,
 def test_a_source_may_come_or_go(tmp_path):
     run = Run(tmp_path)
     grow(run, "a1")
-    for inputs in ({"1_tables": "aa", "3_candidates/a": "a1", "3_candidates/b": "b1"}, {"1_tables": "aa"}):
-        run_stage(run, replace(GROWING, inputs=inputs), lambda: partial(grown, run, "again"), KEYS, How())
+    for inputs in (
+        {"1_tables": "aa", "3_candidates/a": "a1", "3_candidates/b": "b1"},
+        {"1_tables": "aa"},
+    ):
+        run_stage(
+            run, replace(GROWING, inputs=inputs), lambda: partial(grown, run, "again"), KEYS, How()
+        )
     assert seen(run) == [["a1", "again", "again"]] * 4
 
 
@@ -251,7 +302,11 @@ def test_a_cheap_stage_is_made_afresh_when_its_inputs_alone_have_changed(tmp_pat
         (tmp_path / "5_sets/toy/_odd/00001.parquet").read_bytes()
     )  # of more shards once
     manifest = go(run, replace(CHEAP, inputs={"1_tables": "bb"}))
-    assert not manifest.skipped and manifest.resumed_shards == 0 and manifest.inputs == {"1_tables": "bb"}
+    assert (
+        not manifest.skipped
+        and manifest.resumed_shards == 0
+        and manifest.inputs == {"1_tables": "bb"}
+    )
     assert not (tmp_path / "5_sets/toy/_odd/00009.parquet").exists()
     with pytest.raises(UserError, match="k=3, now 4"):
         go(run, replace(CHEAP, options={"k": 4}, inputs={"1_tables": "bb"}))

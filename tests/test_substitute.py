@@ -1,19 +1,22 @@
-"""mine substitute: made documents, and how the rest of the flow reads them. Captions here are made up."""
+"""mine substitute: made documents, and how the rest of the flow reads them. Captions here are
+made up.
+"""
 
 import pyarrow.parquet as pq
 import pytest
 from toy import rows
 
+from miner.corpus import Shelf, made_documents
 from miner.engine import How
-from miner.ingest import ingest
-from miner.made import Shelf, made_documents, made_id
+from miner.ingest.ingest import ingest
+from miner.made import made_id
 from miner.options import Captions, MineSubstitute
-from miner.parsing import load_parser
 from miner.store import Run
-from miner.substitute import mine_substitute
-from miner.swap import swap
-from scoring.duplicates import judge_duplicates
+from miner.words.parsing import load_parser
+from miner.words.substitute import mine_substitute
+from miner.words.swap import swap
 from scoring.export import export
+from scoring.judge.duplicates import judge_duplicates
 from scoring.options import Export, JudgeDuplicates, Select
 from scoring.select import select
 from scoring.show import describe
@@ -33,7 +36,11 @@ HOW = How()
 
 @pytest.fixture
 def captions(tmp_path):
-    lines = [f"{image}{number},{image},{text}" for image, texts in IMAGES.items() for number, text in enumerate(texts)]
+    lines = [
+        f"{image}{number},{image},{text}"
+        for image, texts in IMAGES.items()
+        for number, text in enumerate(texts)
+    ]
     file = tmp_path / "captions.csv"
     file.write_text("id,image,caption\n" + "\n".join(lines) + "\n")
 
@@ -74,17 +81,35 @@ def test_one_word_is_changed_and_told(captions, encoder):
     run = captions("run")
     words, manifest = substitute(run, encoder)
     texts = {text for group in IMAGES.values() for text in group}
-    found = rows(run, "3_candidates/substitute", "query_id", "source", "rank", "parent_id", "doc_id")
-    assert manifest.rows["candidates"] == len(found) and len(found) + manifest.drops.get("nothing_made", 0) == 16
+    found = rows(
+        run, "3_candidates/substitute", "query_id", "source", "rank", "parent_id", "doc_id"
+    )
+    assert (
+        manifest.rows["candidates"] == len(found)
+        and len(found) + manifest.drops.get("nothing_made", 0) == 16
+    )
     assert len(found) >= 14 and {rank for _, _, rank, _, _ in found} == {1}
-    parents = {row["doc_id"]: row["text"] for key in run.query_shards() for row in Shelf(run, key).shard("00000").to_pylist()}
+    parents = {
+        row["doc_id"]: row["text"]
+        for key in run.query_shards()
+        for row in Shelf(run, key).shard("00000").to_pylist()
+    }
     for row in all_made(run):
         detail, original = row["detail"], parents[row["parent_id"]]
         start, end = map(int, detail["span"].split(":"))
-        assert original in texts and row["text"] not in texts and row["doc_id"] == made_id(row["text"], row["parent_id"])
+        assert (
+            original in texts
+            and row["text"] not in texts
+            and row["doc_id"] == made_id(row["text"], row["parent_id"])
+        )
         assert original[start:end] == detail["old"] and detail["new"] in row["text"]
-        assert abs(len(row["text"]) - len(original) - len(detail["new"]) + len(detail["old"])) <= 1  # a, an
-        assert detail["meaning_effect"] == "change" and 1 <= detail["old_rating"] <= 5 and detail["route"] in "ARO"
+        # a, an
+        assert abs(len(row["text"]) - len(original) - len(detail["new"]) + len(detail["old"])) <= 1
+        assert (
+            detail["meaning_effect"] == "change"
+            and 1 <= detail["old_rating"] <= 5
+            and detail["route"] in "ARO"
+        )
     assert words.facts["texts"] >= len(found) and words.facts["exchanged"] % 2 == 0
 
 
@@ -96,7 +121,10 @@ def test_words_of_sibling_captions_are_never_brought_in(captions, encoder):
     found = all_made(run)
     assert len(found) >= 20
     for row in found:
-        assert row["detail"]["new_lemma"] not in siblings[texts[row["parent_id"]]].replace(".", "").split()
+        assert (
+            row["detail"]["new_lemma"]
+            not in siblings[texts[row["parent_id"]]].replace(".", "").split()
+        )
 
 
 def test_the_same_for_any_shards_and_workers_and_another_for_another_seed(captions, encoder):
@@ -111,11 +139,20 @@ def test_the_same_for_any_shards_and_workers_and_another_for_another_seed(captio
 
 def test_abstract_and_unbalanced_arms_and_a_route(captions, encoder):
     run = captions("run")
-    for name, options in {"abstract": {"pick": "abstract", "top": 1}, "free": {"balance": False}, "a": {"route": "A"}}.items():
+    for name, options in {
+        "abstract": {"pick": "abstract", "top": 1},
+        "free": {"balance": False},
+        "a": {"route": "A"},
+    }.items():
         substitute(run, encoder, name=name, **options)
     assert run.need("2_index/free", "").facts["exchanged"] == 0
-    ratings = {name: [row["detail"]["old_rating"] for row in all_made(run, name)] for name in ("abstract", "free")}
-    assert sum(ratings["abstract"]) / len(ratings["abstract"]) < sum(ratings["free"]) / len(ratings["free"])
+    ratings = {
+        name: [row["detail"]["old_rating"] for row in all_made(run, name)]
+        for name in ("abstract", "free")
+    }
+    assert sum(ratings["abstract"]) / len(ratings["abstract"]) < sum(ratings["free"]) / len(
+        ratings["free"]
+    )
     assert {row["detail"]["route"] for row in all_made(run, "a")} <= {"A"}
 
 
@@ -124,7 +161,11 @@ def test_the_flow_reads_made_documents(captions, encoder, tmp_path):
     substitute(run, encoder)
     judge_duplicates(run, JudgeDuplicates(), HOW)
     assert {
-        verdict for source, verdict, doc_id in rows(run, "4_judgments/duplicates", "judge", "verdict", "doc_id") if doc_id[0] == "~"
+        verdict
+        for source, verdict, doc_id in rows(
+            run, "4_judgments/duplicates", "judge", "verdict", "doc_id"
+        )
+        if doc_id[0] == "~"
     } == {"keep"}
     manifest = select(run, Select(name="set", sources=("substitute",), judge="duplicates"), HOW)
     assert manifest.rows["sets"] == run.need("3_candidates/substitute", "").rows["candidates"]
@@ -133,7 +174,10 @@ def test_the_flow_reads_made_documents(captions, encoder, tmp_path):
     made = {row["text"]: row for row in all_made(run)}
     negatives = table.to_pylist()
     assert negatives and all(row["negative"] in made for row in negatives)
-    assert all(row["concreteness"] == pytest.approx(made[row["negative"]]["detail"]["old_rating"]) for row in negatives)
+    assert all(
+        row["concreteness"] == pytest.approx(made[row["negative"]]["detail"]["old_rating"])
+        for row in negatives
+    )
     query_id = rows(run, "5_sets/set", "query_id")[0][0]
     assert describe(run, query_id)["sets"]["set"]["negatives"][0]["text"] in made
 
@@ -143,9 +187,16 @@ def test_a_shelf_reads_both_in_any_order(captions, encoder):
     substitute(run, encoder)
     (key,) = run.query_shards()
     shelf, made = Shelf(run, key), made_documents(run, key)
-    ids = [made["doc_id"][1].as_py(), shelf.doc_ids(shelf.shard_rows("00000"))[0].as_py(), made["doc_id"][0].as_py(), "nobody"]
+    ids = [
+        made["doc_id"][1].as_py(),
+        shelf.doc_ids(shelf.shard_rows("00000"))[0].as_py(),
+        made["doc_id"][0].as_py(),
+        "nobody",
+    ]
     found = shelf.rows(ids)
-    assert found.tolist() == [shelf.count + 1, 0, shelf.count, -1] and len(shelf) == shelf.count + len(made)
+    assert found.tolist() == [shelf.count + 1, 0, shelf.count, -1] and len(
+        shelf
+    ) == shelf.count + len(made)
     assert shelf.doc_ids(found[:3]).to_pylist() == ids[:3]
     assert shelf.texts(found[:3])[::2] == [made["text"][1].as_py(), made["text"][0].as_py()]
     assert shelf.is_made(found).tolist() == [True, False, True, False]
@@ -158,9 +209,16 @@ def test_swap_exchanges_two_phrases_but_not_across_symmetric_words(captions):
         made = swap(text, next(parse([text])), 0, 0, "q", "d")
         return made and made.text
 
-    assert swapped("A brown dog chases an old cat.") in ("An old cat chases a brown dog.", "An old dog chases a brown cat.")
+    assert swapped("A brown dog chases an old cat.") in (
+        "An old cat chases a brown dog.",
+        "An old dog chases a brown cat.",
+    )
     assert swapped("A dog and a cat.") is None
     assert swapped("A dog sleeps.") is None
     run = captions("run")
-    (manifest,) = mine_substitute(run, MineSubstitute(rewriter="swap", spacy_model="en_quarry", name="swap"), HOW)
-    assert 5 <= manifest.rows["candidates"] <= 16 and all(row["detail"]["route"] in "AO" for row in all_made(run, "swap"))
+    (manifest,) = mine_substitute(
+        run, MineSubstitute(rewriter="swap", spacy_model="en_quarry", name="swap"), HOW
+    )
+    assert 5 <= manifest.rows["candidates"] <= 16 and all(
+        row["detail"]["route"] in "AO" for row in all_made(run, "swap")
+    )

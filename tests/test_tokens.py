@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import miner.tokens
+import miner.search.tokens
 from miner.errors import UserError
 from miner.options import IndexBm25
-from miner.tokens import tokenize, tokenizer
+from miner.search.tokens import tokenize, tokenizer
 
 OPTIONS = [
     IndexBm25(),
@@ -17,22 +17,49 @@ OPTIONS = [
     IndexBm25(token_pattern=r"[a-z]{2,}|\d", stemmer="english"),
     IndexBm25(token_pattern=r"(a|b)\w"),
 ]
-WORDS = st.sampled_from(["the", "Bees", "running", "ΣΑΣ", "İstanbul", "x_1", "naïve", "𝟛", "日本", "a\nb", "it's", "\u0301", "ß", "¼", ""])
-TEXTS = st.lists(st.one_of(st.text(max_size=20), st.lists(WORDS, max_size=8).map(" ".join)), max_size=12)
+WORDS = st.sampled_from(
+    [
+        "the",
+        "Bees",
+        "running",
+        "ΣΑΣ",
+        "İstanbul",
+        "x_1",
+        "naïve",
+        "𝟛",
+        "日本",
+        "a\nb",
+        "it's",
+        "\u0301",
+        "ß",
+        "¼",
+        "",
+    ]
+)
+TEXTS = st.lists(
+    st.one_of(st.text(max_size=20), st.lists(WORDS, max_size=8).map(" ".join)), max_size=12
+)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
 @given(TEXTS, st.sampled_from([1, 9, 10**6]))
 @settings(max_examples=150, deadline=None)
 def test_the_quick_tokens_are_those_of_the_definition(options, texts, chunk):
-    before, miner.tokens.CHUNK = miner.tokens.CHUNK, chunk
+    before, miner.search.tokens.CHUNK = miner.search.tokens.CHUNK, chunk
     try:
         tokens = tokenize(texts, options)
     finally:
-        miner.tokens.CHUNK = before
+        miner.search.tokens.CHUNK = before
     plain = [tokenizer(options)(text) for text in texts]
-    assert [[tokens.terms[number] for number in part] for part in np.split(tokens.ids, tokens.starts[1:-1])][: len(texts)] == plain
-    assert tokens.starts[0] == 0 and tokens.starts[-1] == len(tokens.ids) and len(tokens.starts) == len(texts) + 1
+    assert [
+        [tokens.terms[number] for number in part]
+        for part in np.split(tokens.ids, tokens.starts[1:-1])
+    ][: len(texts)] == plain
+    assert (
+        tokens.starts[0] == 0
+        and tokens.starts[-1] == len(tokens.ids)
+        and len(tokens.starts) == len(texts) + 1
+    )
     assert tokens.terms == list(dict.fromkeys(token for text in plain for token in text))
 
 
@@ -45,7 +72,10 @@ def test_more_words_than_the_first_table_holds():
 
 def test_stop_words_and_stemmer():
     assert tokenizer(IndexBm25())("The Bees' dances!") == ["the", "bees", "dances"]
-    assert tokenizer(IndexBm25(stop_words="english", stemmer="english"))("The Bees' dances!") == ["bee", "danc"]
+    assert tokenizer(IndexBm25(stop_words="english", stemmer="english"))("The Bees' dances!") == [
+        "bee",
+        "danc",
+    ]
 
 
 def test_a_pattern_with_groups_gives_whole_matches():

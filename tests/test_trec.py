@@ -8,7 +8,7 @@ from ingested import documents, refuse, rejects, rows, write_text
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest import ingest
+from miner.ingest.ingest import ingest
 from miner.options import Trec
 from miner.store import Run
 from miner.tables import CANDIDATES, POSITIVES, QUERIES
@@ -53,7 +53,9 @@ Anything.
 def trec(tmp_path: Path, **options) -> Trec:
     corpus = write_text(tmp_path / "docs.xml", SGML)
     topics = write_text(tmp_path / "topics.txt", TOPICS)
-    qrels = write_text(tmp_path / "qrels.txt", "301 0 d9 1\n301 0  d10 2\n302 0 d9 0\n302 0 d10 1\n")
+    qrels = write_text(
+        tmp_path / "qrels.txt", "301 0 d9 1\n301 0  d10 2\n302 0 d9 0\n302 0 d10 1\n"
+    )
     return Trec(**{"corpus": corpus, "topics": topics, "qrels": qrels, **options})
 
 
@@ -72,7 +74,10 @@ def test_trec_markup(tmp_path, run):
 @pytest.mark.parametrize(
     "corpus",
     [
-        '{"docid": "d9", "contents": "tile"}\n{"docid": "d10", "title": "Roofs", "contents": "slate"}\n',
+        (
+            '{"docid": "d9", "contents": "tile"}\n{"docid": "d10", "title": "Roofs", "contents":'
+            ' "slate"}\n'
+        ),
         '{"id": "d9", "body": "tile"}\n{"id": "d10", "title": "Roofs", "body": "slate"}\n',
         "d9\t\ttile\nd10\tRoofs\tslate\n",
         "id\ttext\ttitle\nd9\ttile\t\nd10\tslate\tRoofs\n",
@@ -94,29 +99,48 @@ def test_tsv_knows_no_quotes(tmp_path, run):
 def candidates(run: Run, name: str) -> list[tuple]:
     tables = [run.read(f"3_candidates/{name}", key) for key in run.query_shards()]
     assert all(table.schema.equals(CANDIDATES.schema) for table in tables)
-    return [(row["query_id"], row["doc_id"], row["rank"], row["score"]) for table in tables for row in table.to_pylist()]
+    return [
+        (row["query_id"], row["doc_id"], row["rank"], row["score"])
+        for table in tables
+        for row in table.to_pylist()
+    ]
 
 
 RUN_FILE = (
-    "302 Q0 d9 1 1.5 tag\n301 Q0 d10 1 0.5 tag\n301 Q0 d9 0 2.5 tag\n301 Q0 d9 2 0.25 tag\n9 Q0 d9 0 1 t\n301 Q0 x 5 1 t\n301 Q0 d9\n"
+    "302 Q0 d9 1 1.5 tag\n301 Q0 d10 1 0.5 tag\n301 Q0 d9 0 2.5 tag\n301 Q0 d9 2 0.25 tag\n9 Q0 d9"
+    " 0 1 t\n301 Q0 x 5 1 t\n301 Q0 d9\n"
 )
 
 
 def test_run_files_become_sources_as_they_are(tmp_path, run):
     plain = write_text(tmp_path / "BM25.dl19.trec", RUN_FILE)
     packed = tmp_path / "k=1.run.gz"
-    packed.write_bytes(gzip.compress(b"301 Q0 d9 1 nan t\n301 Q0 d9 3 2.0 t\n301\tQ0\td10\t2\t2.0\tt\n"))
+    packed.write_bytes(
+        gzip.compress(b"301 Q0 d9 1 nan t\n301 Q0 d9 3 2.0 t\n301\tQ0\td10\t2\t2.0\tt\n")
+    )
     options = trec(tmp_path, run_file=(str(plain), f"dense={packed}"), shard_queries=1)
     ingest(run, options, How())
     assert run.names("3_candidates") == ["BM25.dl19", "dense"]
-    assert candidates(run, "BM25.dl19") == [("301", "d9", 1, 2.5), ("301", "d10", 2, 0.5), ("302", "d9", 2, 1.5)]
+    assert candidates(run, "BM25.dl19") == [
+        ("301", "d9", 1, 2.5),
+        ("301", "d10", 2, 0.5),
+        ("302", "d9", 2, 1.5),
+    ]
     assert candidates(run, "dense") == [("301", "d10", 2, 2.0), ("301", "d9", 3, 2.0)]
     manifest = run.find("3_candidates/BM25.dl19")
-    assert manifest.drops == {"bad_columns": 1, "duplicate_candidate": 1, "unknown_document": 1, "unknown_query": 1}
+    assert manifest.drops == {
+        "bad_columns": 1,
+        "duplicate_candidate": 1,
+        "unknown_document": 1,
+        "unknown_query": 1,
+    }
     assert manifest.rows == {"candidates": 3}
     assert manifest.options == {"file": str(plain), "format": "trec"}
     assert run.find("3_candidates/dense").drops == {"bad_number": 1}
-    assert run.read("3_candidates/dense", "00000").column("source").to_pylist() == ["dense", "dense"]
+    assert run.read("3_candidates/dense", "00000").column("source").to_pylist() == [
+        "dense",
+        "dense",
+    ]
     assert not list(run.path.rglob("_staging"))
 
 
@@ -132,7 +156,10 @@ def test_a_run_file_can_be_added_later(tmp_path, run):
 
 def test_run_files_that_cannot_be_sources(tmp_path, run):
     file = write_text(tmp_path / "first.txt", "1 Q0 a 1 1 t\n")
-    with pytest.raises(UserError, match=r"first.txt: no line names a query and a document of this run \(unknown_query 1\)"):
+    with pytest.raises(
+        UserError,
+        match=r"first.txt: no line names a query and a document of this run \(unknown_query 1\)",
+    ):
         ingest(run, trec(tmp_path, run_file=(str(file),)), How())
     assert not (run.path / "3_candidates" / "first").exists()
     packed = tmp_path / "first.txt.gz"
@@ -144,15 +171,27 @@ def test_run_files_that_cannot_be_sources(tmp_path, run):
     assert run.find("3_candidates/first").drops["bad_id"] == 1
     fresh = Run(tmp_path / "fresh")
     refuse(fresh, trec(tmp_path, run_file=("no.trec",)), "no.trec: no such file")
-    refuse(fresh, trec(tmp_path, run_file=(str(file), f"first={file}")), 'two run files with the name "first"')
+    refuse(
+        fresh,
+        trec(tmp_path, run_file=(str(file), f"first={file}")),
+        'two run files with the name "first"',
+    )
     odd = write_text(tmp_path / "a run.txt", RUN_FILE)
     refuse(fresh, trec(tmp_path, run_file=(str(odd),)), '"a run" cannot name a source', "NAME=")
 
 
 def test_msmarco_with_its_runs(run, shared):
     folder = shared / "msmarco-dl"
-    files = {"corpus": folder / "corpus.jsonl.gz", "topics": folder / "queries.jsonl", "qrels": folder / "qrels" / "dl19.tsv"}
-    manifest, *_ = ingest(run, Trec(**files, min_relevance=2, run_file=(str(folder / "runs" / "BM25.dl19.trec.gz"),)), How())
+    files = {
+        "corpus": folder / "corpus.jsonl.gz",
+        "topics": folder / "queries.jsonl",
+        "qrels": folder / "qrels" / "dl19.tsv",
+    }
+    manifest, *_ = ingest(
+        run,
+        Trec(**files, min_relevance=2, run_file=(str(folder / "runs" / "BM25.dl19.trec.gz"),)),
+        How(),
+    )
     assert manifest.facts["queries"] == 43
     assert manifest.drops == {"low_relevance": 2553, "query_without_positive": 54}
     assert run.find("3_candidates/BM25.dl19").rows == {"candidates": 4300}

@@ -5,9 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.errors import UserError
-from miner.llm import Answer, Request
-from miner.prompt_files import escape, load_judge_prompt, load_prompt, prompt_path, render, shorten, unescape
-from miner.verify import Guard, change_of, fault, other_language, read_text, same
+from miner.llm.prompts import (
+    escape,
+    load_judge_prompt,
+    load_prompt,
+    prompt_path,
+    render,
+    shorten,
+    unescape,
+)
+from miner.llm.requests import Answer, Request
+from miner.llm.verify import Guard, fault, other_language, read_text, same
+from miner.words.edits import change_of
 
 HARD, ONE = load_prompt("hard-negative"), load_prompt("violate-one")
 CAPTION = "A plate of pasta with a chicken and broccoli."
@@ -18,47 +27,76 @@ def answer(text, **more):
     return Answer(text if isinstance(text, str) else json.dumps(text), **more)
 
 
-@pytest.mark.parametrize(("given", "reason"), [
-    (answer({"text": "Bees fly."}), None),
-    (answer("<think>hm {}</think>\n" + '{"text": "Bees fly."}'), None),
-    (answer('Here you are: {"text": "Bees fly."} I hope it helps.'), None),
-    (answer('```json\n{"text": "Bees fly."}\n```'), None),
-    (answer(""), "empty"), (answer("  \n"), "empty"), (answer({"text": " . "}), "empty"), (answer({"text": ""}), "empty"),
-    (answer("Bees fly."), "not_schema"), (answer('{"text": "Bees'), "not_schema"), (answer('{"text": Bees}'), "not_schema"),
-    (answer('{"text": "Bees', finish="length"), "truncated"), (answer({"text": 3}), "not_schema"), (answer({"other": "x"}), "not_schema"),
-    (answer({"text": "a", "more": 1}), "not_schema"), (answer("[1, 2]"), "not_schema"), (answer("[" * 100_000), "not_schema"),
-    (answer('{"text": "half \\ud83d a character"}'), "not_schema"),
-    (answer("I'm sorry, but I can't help with that."), "refusal"), (answer("As an AI language model, I …"), "refusal"),
-    (answer({"text": "I cannot write that."}), "refusal"), (answer({"text": "I’m sorry, no."}), "refusal"),
-    (answer({"text": "Sorry seems to be the hardest word."}), None), (answer({"text": "I can see bees."}), None),
-    (answer("", error="timeout"), "timeout"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (answer({"text": "Bees fly."}), None),
+        (answer("<think>hm {}</think>\n" + '{"text": "Bees fly."}'), None),
+        (answer('Here you are: {"text": "Bees fly."} I hope it helps.'), None),
+        (answer('```json\n{"text": "Bees fly."}\n```'), None),
+        (answer(""), "empty"),
+        (answer("  \n"), "empty"),
+        (answer({"text": " . "}), "empty"),
+        (answer({"text": ""}), "empty"),
+        (answer("Bees fly."), "not_schema"),
+        (answer('{"text": "Bees'), "not_schema"),
+        (answer('{"text": Bees}'), "not_schema"),
+        (answer('{"text": "Bees', finish="length"), "truncated"),
+        (answer({"text": 3}), "not_schema"),
+        (answer({"other": "x"}), "not_schema"),
+        (answer({"text": "a", "more": 1}), "not_schema"),
+        (answer("[1, 2]"), "not_schema"),
+        (answer("[" * 100_000), "not_schema"),
+        (answer('{"text": "half \\ud83d a character"}'), "not_schema"),
+        (answer("I'm sorry, but I can't help with that."), "refusal"),
+        (answer("As an AI language model, I …"), "refusal"),
+        (answer({"text": "I cannot write that."}), "refusal"),
+        (answer({"text": "I’m sorry, no."}), "refusal"),
+        (answer({"text": "Sorry seems to be the hardest word."}), None),
+        (answer({"text": "I can see bees."}), None),
+        (answer("", error="timeout"), "timeout"),
+    ],
+)
 def test_what_an_answer_is(given, reason):
     found = read_text(given, HARD)
     assert found.reason == reason
     assert reason or "bees" in found.text.lower() or "sorry" in found.text.lower()
 
 
-GUARD = Guard("Honey bees dance to tell the hive where flowers stand.", "how do bees talk", ["The dance points to the sun, they say."])
+GUARD = Guard(
+    "Honey bees dance to tell the hive where flowers stand.",
+    "how do bees talk",
+    ["The dance points to the sun, they say."],
+)
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ("HONEY bees dance to tell the hive, where flowers stand!", "copy_of_positive"),
-    ("Honey bees dance to tell the hive where the flowers stand.", "copy_of_positive"),
-    ("How do bees talk?", "copy_of_query"),
-    ("The dance points to the sun, they say", "copy_of_sibling"),
-    ("Bees.", "length"), ("Bees buzz and " * 12, "length"),
-    ("Медоносные пчёлы живут в улье и собирают мёд летом.", "wrong_language"),
-    ("Die Honigbienen leben im Sommer in einem Bienenstock und sammeln dort den Honig.", "wrong_language"),
-    ("Bumble bees nest in the ground and sting only when their nest is touched.", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("HONEY bees dance to tell the hive, where flowers stand!", "copy_of_positive"),
+        ("Honey bees dance to tell the hive where the flowers stand.", "copy_of_positive"),
+        ("How do bees talk?", "copy_of_query"),
+        ("The dance points to the sun, they say", "copy_of_sibling"),
+        ("Bees.", "length"),
+        ("Bees buzz and " * 12, "length"),
+        ("Медоносные пчёлы живут в улье и собирают мёд летом.", "wrong_language"),
+        (
+            "Die Honigbienen leben im Sommer in einem Bienenstock und sammeln dort den Honig.",
+            "wrong_language",
+        ),
+        ("Bumble bees nest in the ground and sting only when their nest is touched.", None),
+    ],
+)
 def test_what_is_wrong_with_a_text(text, reason):
     assert fault(text, GUARD, HARD) == reason
 
 
 def test_one_changed_word_is_no_copy_for_a_prompt_that_changes_one():
     text = GUARD.original.replace("flowers", "rivers")
-    assert fault(text, GUARD, ONE) is None and fault(GUARD.original.upper(), GUARD, ONE) == "copy_of_positive"
+    assert (
+        fault(text, GUARD, ONE) is None
+        and fault(GUARD.original.upper(), GUARD, ONE) == "copy_of_positive"
+    )
 
 
 def test_a_language_is_only_wrong_where_it_is_sure():
@@ -66,23 +104,32 @@ def test_a_language_is_only_wrong_where_it_is_sure():
     assert not other_language(german, german.replace("Honig", "Blumen"))
     assert not other_language("Ein Satz.", "A sentence.")  # too short to say
     assert not other_language("x = f(y)", "print(z)")
-    assert other_language("蜜蜂在夏天飞舞", "Bees fly in summer") and not other_language("Bees fly 蜜蜂 in summer", "Bees fly in winter")
+    assert other_language("蜜蜂在夏天飞舞", "Bees fly in summer") and not other_language(
+        "Bees fly 蜜蜂 in summer", "Bees fly in winter"
+    )
 
 
-@pytest.mark.parametrize(("text", "new", "reason"), [
-    ("A plate of pasta with a cow and broccoli.", "cow", None),
-    ("A plate of pasta with an eel and broccoli.", "eel", None),
-    ("A plate of pasta with a roast duck and broccoli.", "roast duck", None),
-    ("A plate of pasta with a chicken and broccoli.", "chicken", "word_kept"),
-    ("A plate of pasta with a big chicken and broccoli.", "big chicken", "word_kept"),
-    ("A plate of pasta with a chickens and broccoli.", "chickens", "word_kept"),
-    ("A plate of pasta with a chicken-leg and broccoli.", "chicken-leg", "word_kept"),
-    ("A plate of rice with a cow and broccoli.", "", "other_change"),
-    ("A plate of pasta with a cow and carrots.", "", "other_change"),
-    ("A plate of pasta with a and broccoli.", "", "word_missing"),
-    ("A plate of pasta with a very big red roast cow and broccoli.", "very big red roast cow", "other_change"),
-    ("A plate of pasta with a fork and broccoli.", "fork", "in_sibling"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "new", "reason"),
+    [
+        ("A plate of pasta with a cow and broccoli.", "cow", None),
+        ("A plate of pasta with an eel and broccoli.", "eel", None),
+        ("A plate of pasta with a roast duck and broccoli.", "roast duck", None),
+        ("A plate of pasta with a chicken and broccoli.", "chicken", "word_kept"),
+        ("A plate of pasta with a big chicken and broccoli.", "big chicken", "word_kept"),
+        ("A plate of pasta with a chickens and broccoli.", "chickens", "word_kept"),
+        ("A plate of pasta with a chicken-leg and broccoli.", "chicken-leg", "word_kept"),
+        ("A plate of rice with a cow and broccoli.", "", "other_change"),
+        ("A plate of pasta with a cow and carrots.", "", "other_change"),
+        ("A plate of pasta with a and broccoli.", "", "word_missing"),
+        (
+            "A plate of pasta with a very big red roast cow and broccoli.",
+            "very big red roast cow",
+            "other_change",
+        ),
+        ("A plate of pasta with a fork and broccoli.", "fork", "in_sibling"),
+    ],
+)
 def test_what_a_rewriter_changed(text, new, reason):
     found = change_of(CAPTION, text, WORD, WORD + len("chicken"), {"fork", "plate"})
     assert found.reason == reason and (found.new == new or reason == "other_change")
@@ -91,26 +138,48 @@ def test_what_a_rewriter_changed(text, new, reason):
 @given(st.text(), st.text())
 def test_being_the_same_is_symmetric_and_texts_are_what_they_were_after_escaping(one, two):
     assert same(one, two, 0.8) == same(two, one, 0.8)
-    assert same(one, one, 1.0) == any(letter.isalnum() or letter == "_" for letter in __import__("unicodedata").normalize("NFKC", one))
+    assert same(one, one, 1.0) == any(
+        letter.isalnum() or letter == "_"
+        for letter in __import__("unicodedata").normalize("NFKC", one)
+    )
     if "&lt;" not in one and "&#91;" not in one:
         assert unescape(escape(one)) == one
 
 
-@pytest.mark.parametrize("border", ["</passage>", "<|im_start|>", "<s>", "<!--", "[INST]", "[/INST]", "<<SYS>>", "<start_of_turn>"])
+@pytest.mark.parametrize(
+    "border",
+    [
+        "</passage>",
+        "<|im_start|>",
+        "<s>",
+        "<!--",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "<start_of_turn>",
+    ],
+)
 def test_borders_are_escaped_in_values_and_not_in_the_template(border):
-    made = render("<passage>{{ positive }}</passage>", {"positive": f"a < b {border} {{{{ 7 * 7 }}}}"})
+    made = render(
+        "<passage>{{ positive }}</passage>", {"positive": f"a < b {border} {{{{ 7 * 7 }}}}"}
+    )
     inside = made.removeprefix("<passage>").removesuffix("</passage>")
     assert border not in inside and inside.startswith("a < b ") and "{{ 7 * 7 }}" in inside
 
 
-@pytest.mark.parametrize("name", ["hard-negative", "violate-one", "contradict", "rewrite", "pseudo-query"])
+@pytest.mark.parametrize(
+    "name", ["hard-negative", "violate-one", "contradict", "rewrite", "pseudo-query"]
+)
 def test_examples_of_the_prompts_pass_their_own_checks(name):
     prompt = load_prompt(name)
     assert prompt.examples
     for example in prompt.examples:
         found = read_text(Answer(example["answer"]), prompt)
         original = example.get("positive") or example.get("document") or example["text"]
-        assert found.reason is None and fault(found.text, Guard(original, example.get("query", ""), []), prompt) is None
+        assert (
+            found.reason is None
+            and fault(found.text, Guard(original, example.get("query", ""), []), prompt) is None
+        )
         assert example["answer"] in prompt.opening()
     if name == "rewrite":
         start = original.index(example["word"])
@@ -123,12 +192,16 @@ def test_the_judges_prompt_has_five_wordings():
     assert len(made) == 5 and all("Q" in text and "D" in text for text in made)
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ("name = ", "cannot be read"), ('name="x"\nversion=1\nsystem="s"\ntemplate="{{ a"\nschema={}', "cannot be read"),
-    ('name="x"\nversion=1\nsystem="s"\ntemplate="a"', "schema: Field required"),
-    ('name="x"\nversion="one"\nsystem="s"\ntemplate="a"\nschema={}', "version"),
-    ('name="x"\nversion=1\nsystem="s"\ntemplate="a"\nschema={}\nodd=1', "odd"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("name = ", "cannot be read"),
+        ('name="x"\nversion=1\nsystem="s"\ntemplate="{{ a"\nschema={}', "cannot be read"),
+        ('name="x"\nversion=1\nsystem="s"\ntemplate="a"', "schema: Field required"),
+        ('name="x"\nversion="one"\nsystem="s"\ntemplate="a"\nschema={}', "version"),
+        ('name="x"\nversion=1\nsystem="s"\ntemplate="a"\nschema={}\nodd=1', "odd"),
+    ],
+)
 def test_a_wrong_prompt_is_one_line(tmp_path, content, said):
     file = tmp_path / "own.toml"
     file.write_text(content)
@@ -146,12 +219,21 @@ def test_a_template_may_only_name_what_there_is_and_runs_no_code():
 
 
 def test_long_documents_are_cut_between_words():
-    assert shorten("one  two\nthree four", 3) == "one  two\nthree …" and shorten("one two", 2) == "one two"
+    assert (
+        shorten("one  two\nthree four", 3) == "one  two\nthree …"
+        and shorten("one two", 2) == "one two"
+    )
 
 
 def test_all_that_decides_an_answer_is_in_its_key():
     base = Request("s", "u", "p@1", "{}", (), 0.5, 0.9, 10, 1)
-    others = [Request("s", "u", "p@1", "{}", (), 0.5, 0.9, 10, 2), Request("s", "u", "p@2", "{}", (), 0.5, 0.9, 10, 1),
-              Request("s", "u", "p@1", "{}", ("Yes",), 0.5, 0.9, 10, 1), Request("su", "", "p@1", "{}", (), 0.5, 0.9, 10, 1)]  # fmt: skip
+    others = [
+        Request("s", "u", "p@1", "{}", (), 0.5, 0.9, 10, 2),
+        Request("s", "u", "p@2", "{}", (), 0.5, 0.9, 10, 1),
+        Request("s", "u", "p@1", "{}", ("Yes",), 0.5, 0.9, 10, 1),
+        Request("su", "", "p@1", "{}", (), 0.5, 0.9, 10, 1),
+    ]
     keys = {base.key("m"), base.key("n"), *(other.key("m") for other in others)}
-    assert len(keys) == 6 and base.key("m") == Request("s", "u", "p@1", "{}", (), 0.5, 0.9, 10, 1).key("m")
+    assert len(keys) == 6 and base.key("m") == Request(
+        "s", "u", "p@1", "{}", (), 0.5, 0.9, 10, 1
+    ).key("m")

@@ -12,10 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from miner.errors import UserError
-from miner.wordnet import WordNet, load_wordnet
+from miner.words.wordnet import WordNet, load_wordnet
 
 ROOT = Path(__file__).parents[1]
-RATED = [row["word"] for row in pq.read_table(ROOT / "data" / "concreteness" / "ratings.parquet", columns=["word"]).to_pylist()][::7]
+RATED = [
+    row["word"]
+    for row in pq.read_table(
+        ROOT / "data" / "concreteness" / "ratings.parquet", columns=["word"]
+    ).to_pylist()
+][::7]
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +115,27 @@ def test_an_adjective_s_head_is_not_beside_it(wordnet):
 
 
 def test_no_compound_of_the_word_is_beside_it(wordnet):
-    assert not [one for one in wordnet.co_hyponyms("brown", "ADJ") if "brown" in one.replace("-", " ").split()]
+    assert not [
+        one
+        for one in wordnet.co_hyponyms("brown", "ADJ")
+        if "brown" in one.replace("-", " ").split()
+    ]
 
 
 def test_common_words_get_no_names(wordnet):
-    cased = pq.read_table(ROOT / "data" / "wordnet" / "words.parquet").filter(pa.compute.field("cased"))
-    names = {lemma for lemma, pos in zip(cased["lemma"].to_pylist(), cased["pos"].to_pylist(), strict=True) if pos == "n"}
-    beside = {one for word in ("dog", "cup", "car", "tree", "day") for one in wordnet.co_hyponyms(word, "NOUN")}
+    cased = pq.read_table(ROOT / "data" / "wordnet" / "words.parquet").filter(
+        pa.compute.field("cased")
+    )
+    names = {
+        lemma
+        for lemma, pos in zip(cased["lemma"].to_pylist(), cased["pos"].to_pylist(), strict=True)
+        if pos == "n"
+    }
+    beside = {
+        one
+        for word in ("dog", "cup", "car", "tree", "day")
+        for one in wordnet.co_hyponyms(word, "NOUN")
+    }
     assert beside and not beside & names
 
 
@@ -134,27 +153,45 @@ def test_fields(wordnet, word, pos, field):
     assert wordnet.field(word, pos) == field
 
 
-@pytest.mark.parametrize(("word", "pos"), [("qwzx", "NOUN"), ("pizza", "VERB"), ("in", "ADP"), ("pizza", "X"), ("", "NOUN")])
+@pytest.mark.parametrize(
+    ("word", "pos"),
+    [("qwzx", "NOUN"), ("pizza", "VERB"), ("in", "ADP"), ("pizza", "X"), ("", "NOUN")],
+)
 def test_unknown_words_are_themselves_and_nothing_else(wordnet, word, pos):
     assert not wordnet.knows(word, pos)
-    assert wordnet.field(word, pos) == "" and wordnet.co_hyponyms(word, pos) == () and wordnet.forms(word, pos) == ()
+    assert (
+        wordnet.field(word, pos) == ""
+        and wordnet.co_hyponyms(word, pos) == ()
+        and wordnet.forms(word, pos) == ()
+    )
     assert wordnet.barred(word, pos) == {word}
     assert wordnet.related(word, word, pos) and not wordnet.related(word, "dog", pos)
 
 
 def test_multi_word_lemmas_and_forms(wordnet):
     assert wordnet.knows("hot dog", "NOUN") and wordnet.related("hot dog", "frankfurter", "NOUN")
-    assert wordnet.forms("gainsay", "VERB") == ("gainsaid",) and "gainsaid" in wordnet.barred("gainsay", "VERB")
+    assert wordnet.forms("gainsay", "VERB") == ("gainsaid",) and "gainsaid" in wordnet.barred(
+        "gainsay", "VERB"
+    )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(a=st.sampled_from(RATED), b=st.sampled_from(RATED), pos=st.sampled_from(["NOUN", "VERB", "ADJ", "ADV"]), pick=st.integers(0, 10**6))
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    a=st.sampled_from(RATED),
+    b=st.sampled_from(RATED),
+    pos=st.sampled_from(["NOUN", "VERB", "ADJ", "ADV"]),
+    pick=st.integers(0, 10**6),
+)
 def test_related_is_symmetric_and_is_what_barred_says(wordnet, a, b, pos, pick):
     tied = sorted(wordnet.barred(a, pos))
     for other in (b, tied[pick % len(tied)]):
         assert wordnet.related(a, other, pos) == wordnet.related(other, a, pos)
         if wordnet.knows(a, pos) and wordnet.knows(other, pos):
-            assert wordnet.related(a, other, pos) == (other in wordnet.barred(a, pos) or a in wordnet.barred(other, pos))
+            assert wordnet.related(a, other, pos) == (
+                other in wordnet.barred(a, pos) or a in wordnet.barred(other, pos)
+            )
     assert a in tied and not set(wordnet.co_hyponyms(a, pos)) & set(tied)
 
 
@@ -181,10 +218,14 @@ def toy_tar(tmp_path_factory) -> Path:
     }
     split = {word: its.split() for word, its in words.items()}
     entries = "\n".join(
-        f"{word}: {{{pos}: {{sense: [{{id: '{word}', synset: {number}-{pos}}}]}}}}" for word, (pos, number) in split.items()
+        f"{word}: {{{pos}: {{sense: [{{id: '{word}', synset: {number}-{pos}}}]}}}}"
+        for word, (pos, number) in split.items()
     )
     parents = {1: "", 2: "1-n", 3: "2-n", 4: "1-n", 5: "", 6: ""}
-    synsets = "\n".join(f"{number}-n: {{hypernym: [{parent}], partOfSpeech: n}}" for number, parent in parents.items())
+    synsets = "\n".join(
+        f"{number}-n: {{hypernym: [{parent}], partOfSpeech: n}}"
+        for number, parent in parents.items()
+    )
     (folder / "entries-a.yaml").write_text(entries)
     (folder / "noun.animal.yaml").write_text(synsets)
     (folder / "verb.motion.yaml").write_text("9-v: {partOfSpeech: v}")
@@ -209,7 +250,9 @@ def toy_tar(tmp_path_factory) -> Path:
     ],
 )
 def test_the_checking_script_finds_each_kind_of_offence(toy_tar, old, new, lemmas, says):
-    spec = importlib.util.spec_from_file_location("check_substitutions", ROOT / "bench" / "check_substitutions.py")
+    spec = importlib.util.spec_from_file_location(
+        "check_substitutions", ROOT / "bench" / "check_substitutions.py"
+    )
     check = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(check)
     detail = {"old": old, "new": new, "old_lemma": lemmas[0], "new_lemma": lemmas[1], "route": "O"}
@@ -225,12 +268,21 @@ def test_the_checking_script_counts_and_exits(toy_tar, tmp_path):
             }
         )
         pq.write_table(table, tmp_path / "00000.parquet")
-        command = [sys.executable, str(ROOT / "bench" / "check_substitutions.py"), str(toy_tar), str(tmp_path)]
+        command = [
+            sys.executable,
+            str(ROOT / "bench" / "check_substitutions.py"),
+            str(toy_tar),
+            str(tmp_path),
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     clean, bad = [{"old": "cat", "new": "dog"}], [{"old": "dog", "new": "hound"}] * 2
     assert run(clean).returncode == 0
     found = run(clean + bad)
-    assert found.returncode == 1 and "3 replacements, 2 different" in found.stdout and "synonym    2" in found.stdout
+    assert (
+        found.returncode == 1
+        and "3 replacements, 2 different" in found.stdout
+        and "synonym    2" in found.stdout
+    )
     assert "dog -> hound (route None, 2 times): synonym" in found.stdout
     assert run([]).returncode == 2

@@ -11,9 +11,24 @@ from miner.store import Run, Shard, Stage, run_stage
 
 def write_vectors(run: Run, documents: np.ndarray, queries: np.ndarray, name: str = "dense") -> Run:
     """Write 2_index/<name> with given vectors, in order of doc_id and query_id."""
-    stage = Stage(f"2_index/{name}", "documents", {"name": name}, {"1_tables": run.tables().fingerprint}, model="by hand")
-    keys = [f"documents/{key}" for key in Corpus(run).keys] + [f"queries/{key}" for key in run.query_shards()]
-    run_stage(run, stage, lambda: partial(_shard, run, documents, queries), keys, HOW, lambda: {"kind": "dense"})
+    stage = Stage(
+        f"2_index/{name}",
+        "documents",
+        {"name": name},
+        {"1_tables": run.tables().fingerprint},
+        model="by hand",
+    )
+    keys = [f"documents/{key}" for key in Corpus(run).keys] + [
+        f"queries/{key}" for key in run.query_shards()
+    ]
+    run_stage(
+        run,
+        stage,
+        lambda: partial(_shard, run, documents, queries),
+        keys,
+        HOW,
+        lambda: {"kind": "dense"},
+    )
     return run
 
 
@@ -27,10 +42,12 @@ def _shard(run: Run, documents: np.ndarray, queries: np.ndarray, key: str) -> Sh
 
 
 def plane() -> tuple[np.ndarray, np.ndarray]:
-    """Directions in a plane for the toy's documents and queries, so that who is near to whom is plain and nothing ties.
+    """Directions in a plane for the toy's documents and queries, so that who is near to whom is
+    plain and nothing ties.
 
-    d01 points to 0 degrees, d02 to 10.3, then 21.2, 32.7, 44.8, 57.5, 70.8, 84.7, 99.2, 114.3, 130.0 and d12 to 146.3; q1 to 200, q2 to
-    195, ... q5 to 180: every query is nearest to d12, then to d11, and so on.
+    d01 points to 0 degrees, d02 to 10.3, then 21.2, 32.7, 44.8, 57.5, 70.8, 84.7, 99.2, 114.3,
+    130.0 and d12 to 146.3; q1 to 200, q2 to 195, ... q5 to 180: every query is nearest to d12, then
+    to d11, and so on.
     """
     place = np.arange(12)
     angles = np.radians(np.concatenate((10 * place + 0.3 * place**2, 200.0 - 5 * np.arange(5))))

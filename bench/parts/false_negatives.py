@@ -1,8 +1,11 @@
-"""False negatives on MS MARCO (TREC DL 2019 and 2020): how many hidden relevant passages does a recipe emit as negatives?
+"""False negatives on MS MARCO (TREC DL 2019 and 2020): how many hidden relevant passages does a
+recipe emit as negatives?
 
-Of each query's passages judged relevant (grade 2 and 3) a random half is hidden. Candidates are the first 100 of five real retrievers'
-runs; every recipe keeps at most 10 a query of the same candidates. Two recipes are compared at equal numbers: of each query as many as
-both have, the first ones. Hardness is the mean cosine of query and negative, under all-MiniLM-L6-v2, which judges as well.
+Of each query's passages judged relevant (grade 2 and 3) a random half is hidden. Candidates are the
+first 100 of five real retrievers' runs; every recipe keeps at most 10 a query of the same
+candidates. Two recipes are compared at equal numbers: of each query as many as both have, the first
+ones. Hardness is the mean cosine of query and negative, under all-MiniLM-L6-v2, which judges as
+well.
 """
 
 import gzip
@@ -25,10 +28,18 @@ RIVALS: dict[str, dict[str, Any]] = {
     "NV-Retriever's TopK-PercPos, 95 %, by the encoder": HARDEST | {"percent_margin": 0.95},
 }
 OURS: dict[str, dict[str, Any]] = {
-    **{f"near-positive {bound}": HARDEST | {"near_positive": bound} for bound in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)},
-    **{f"cross-encoder at most {bound}": HARDEST | {"max_score": {"cross-encoder": bound}} for bound in (0.7, 0.5, 0.3)},
+    **{
+        f"near-positive {bound}": HARDEST | {"near_positive": bound}
+        for bound in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
+    },
+    **{
+        f"cross-encoder at most {bound}": HARDEST | {"max_score": {"cross-encoder": bound}}
+        for bound in (0.7, 0.5, 0.3)
+    },
     "cross-encoder, percent margin 0.95": HARDEST | {"percent_margin": {"cross-encoder": 0.95}},
-    "near-positive 0.8, cross-encoder at most 0.7": HARDEST | {"near_positive": 0.8, "max_score": {"cross-encoder": 0.7}},
+    "near-positive 0.8, cross-encoder at most 0.7": (
+        HARDEST | {"near_positive": 0.8, "max_score": {"cross-encoder": 0.7}}
+    ),
     "near-positive 0.75, SimANS": {"sampler": "simans", "near_positive": 0.75},
 }
 DUELS = {  # rival -> the recipe of ours that is held against it
@@ -43,7 +54,8 @@ def measure(ceilings: dict[str, float]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         hidden = write_inputs(Path(folder))
         run_side(index, folder=folder)
-        sets = run_side(choose, folder=folder, recipes=RIVALS)["sets"]  # before judge duplicates: rivals have no such rule
+        # before judge duplicates: rivals have no such rule
+        sets = run_side(choose, folder=folder, recipes=RIVALS)["sets"]
         run_side(judge, folder=folder, model=str(trained_reranker()))
         sets |= run_side(choose, folder=folder, recipes=OURS)["sets"]
     targets, duels = [], {}
@@ -56,7 +68,10 @@ def measure(ceilings: dict[str, float]) -> dict[str, Any]:
             target(f"hardness, times {rival}", share(counted, "hardness"), at_least=1.0),
         ]
     return {
-        "what": f"TREC DL 2019 and 2020, passages: {len(hidden)} queries, {sum(map(len, hidden.values()))} relevant passages hidden",
+        "what": (
+            f"TREC DL 2019 and 2020, passages: {len(hidden)} queries,"
+            f" {sum(map(len, hidden.values()))} relevant passages hidden"
+        ),
         "sets": {name: count(found, hidden) for name, found in sets.items()},
         "at equal numbers": duels,
         "targets": targets,
@@ -69,7 +84,9 @@ def share(counted: dict[str, dict[str, float]], figure: str) -> float:
 
 
 def write_inputs(folder: Path) -> dict[str, list[str]]:
-    """Write qrels without the hidden half and the runs of both years as one; return query -> hidden documents."""
+    """Write qrels without the hidden half and the runs of both years as one; return query ->
+    hidden documents.
+    """
     grades: dict[str, dict[str, int]] = {}
     for year in YEARS:
         for line in (FOLDER / "qrels" / f"{year}.tsv").read_text().splitlines()[1:]:
@@ -80,27 +97,36 @@ def write_inputs(folder: Path) -> dict[str, list[str]]:
         relevant = sorted(doc_id for doc_id, grade in found.items() if grade >= RELEVANT)
         random.Random(f"0 {query_id}").shuffle(relevant)
         hidden[query_id] = relevant[: len(relevant) // 2]
-        visible += [f"{query_id}\t{doc_id}\t{found[doc_id]}" for doc_id in relevant[len(relevant) // 2 :]]
+        visible += [
+            f"{query_id}\t{doc_id}\t{found[doc_id]}" for doc_id in relevant[len(relevant) // 2 :]
+        ]
     (folder / "qrels.tsv").write_text("\n".join(visible) + "\n")
     for name in RUNS:
-        parts = [gzip.decompress((FOLDER / "runs" / f"{name}.{year}.trec.gz").read_bytes()).decode() for year in YEARS]
+        parts = [
+            gzip.decompress((FOLDER / "runs" / f"{name}.{year}.trec.gz").read_bytes()).decode()
+            for year in YEARS
+        ]
         (folder / f"{name}.trec").write_text("".join(parts))
     return hidden
 
 
 def index(folder: str) -> dict[str, Any]:
     """Ingest the runs, index for the encoder's vectors, and judge similarity."""
-    from miner.dense import index_dense
     from miner.engine import How
-    from miner.ingest import ingest
+    from miner.ingest.ingest import ingest
     from miner.options import IndexDense, Trec
+    from miner.search.dense import index_dense
     from miner.store import Run
+    from scoring.judge.similarity import judge_similarity
     from scoring.options import JudgeSimilarity
-    from scoring.similarity import judge_similarity
 
     run, how = Run(Path(folder) / "run"), How()
     runs = tuple(f"{name}={folder}/{name}.trec" for name in RUNS)
-    files = {"corpus": FOLDER / "corpus.jsonl.gz", "topics": FOLDER / "queries.jsonl", "qrels": Path(folder) / "qrels.tsv"}
+    files = {
+        "corpus": FOLDER / "corpus.jsonl.gz",
+        "topics": FOLDER / "queries.jsonl",
+        "qrels": Path(folder) / "qrels.tsv",
+    }
     ingest(run, Trec(**files, run_file=runs, min_relevance=RELEVANT), how)
     index_dense(run, IndexDense(), how)
     judge_similarity(run, JudgeSimilarity(), how)
@@ -111,8 +137,8 @@ def judge(folder: str, model: str) -> dict[str, Any]:
     """Judge by the other judges."""
     from miner.engine import How
     from miner.store import Run
-    from scoring.cross_encoder import judge_cross_encoder
-    from scoring.duplicates import judge_duplicates
+    from scoring.judge.cross_encoder import judge_cross_encoder
+    from scoring.judge.duplicates import judge_duplicates
     from scoring.options import JudgeCrossEncoder, JudgeDuplicates
 
     run = Run(Path(folder) / "run")
@@ -140,15 +166,28 @@ def choose(folder: str, recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"sets": made}
 
 
-def equal(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+def equal(
+    one: dict[str, list[Any]], other: dict[str, list[Any]]
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
     """Return of each query as many of both, the first ones."""
-    counts = {query_id: min(len(found), len(other.get(query_id, []))) for query_id, found in one.items()}
-    return tuple({query_id: side.get(query_id, [])[:most] for query_id, most in counts.items()} for side in (one, other))  # type: ignore[return-value]
+    counts = {
+        query_id: min(len(found), len(other.get(query_id, []))) for query_id, found in one.items()
+    }
+    return tuple(
+        {query_id: side.get(query_id, [])[:most] for query_id, most in counts.items()}
+        for side in (one, other)
+    )  # type: ignore[return-value]
 
 
 def count(found: dict[str, list[Any]], hidden: dict[str, list[str]]) -> dict[str, float]:
-    """Return how many negatives a set has, how many are hidden positives, and its hardness, with and without those."""
-    rows = [(doc_id in hidden[query_id], score) for query_id, negatives in found.items() for doc_id, score in negatives]
+    """Return how many negatives a set has, how many are hidden positives, and its hardness, with
+    and without those.
+    """
+    rows = [
+        (doc_id in hidden[query_id], score)
+        for query_id, negatives in found.items()
+        for doc_id, score in negatives
+    ]
     true = [score for is_hidden, score in rows if not is_hidden]
     return {
         "negatives": len(rows),

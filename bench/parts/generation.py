@@ -1,4 +1,6 @@
-"""The same prompts through quarry's engine, one by one, through a server with bounded and with unbounded concurrency, and vLLM alone."""
+"""The same prompts through quarry's engine, one by one, through a server with bounded and with
+unbounded concurrency, and vLLM alone.
+"""
 
 import asyncio
 import os
@@ -16,7 +18,8 @@ from sides import run_side, target
 TOKENS = 64  # of each answer; the end of the text is ignored nowhere, a random model seldom ends
 SHARED = "You write hard negatives for training a search engine. " * 8
 PLAIN = ("max_model_len=2048",)
-TINY = (*PLAIN, "dtype=float32", "enforce_eager=true", "enable_chunked_prefill=false")  # on a CPU: see miner/llm_engine.py
+# on a CPU: see miner/llm/vllm_engine.py
+TINY = (*PLAIN, "dtype=float32", "enforce_eager=true", "enable_chunked_prefill=false")
 ONE_BY_ONE = 32  # requests of the slow side
 
 
@@ -31,50 +34,79 @@ def measure(ceilings: dict[str, float], llm: str, prompts: int, tiny: bool) -> d
     with served(llm, options["engine"]) as url:
         sides["quarry, server"] = run_side(through_server, url=url, prompts=prompts)
         sides["asyncio.gather of all, server"] = run_side(gathered, url=url, prompts=prompts)
-        sides["one by one, server"] = run_side(through_server, url=url, prompts=min(prompts, ONE_BY_ONE), concurrency=1)
+        sides["one by one, server"] = run_side(
+            through_server, url=url, prompts=min(prompts, ONE_BY_ONE), concurrency=1
+        )
     speed = {name: side["tokens"] / side["seconds"] for name, side in sides.items()}
     for name, side in sides.items():
         side["tokens_per_second"] = round(speed[name], 1)
     return {
-        "what": f"{prompts} prompts that share {len(SHARED)} characters, {TOKENS} tokens each, {'tiny random Llama' if tiny else llm}",
+        "what": (
+            f"{prompts} prompts that share {len(SHARED)} characters, {TOKENS} tokens each,"
+            f" {'tiny random Llama' if tiny else llm}"
+        ),
         "sides": sides,
         "targets": [
-            target("of vLLM's own throughput", speed["quarry, in process"] / speed["vLLM's generate, in process"], at_least=0.95),
-            target("times one by one, in process", speed["quarry, in process"] / speed["one by one, in process"], at_least=1),
-            target("times one by one, server", speed["quarry, server"] / speed["one by one, server"], at_least=1),
-            target("times asyncio.gather of all, server", speed["quarry, server"] / speed["asyncio.gather of all, server"], at_least=0.95),
+            target(
+                "of vLLM's own throughput",
+                speed["quarry, in process"] / speed["vLLM's generate, in process"],
+                at_least=0.95,
+            ),
+            target(
+                "times one by one, in process",
+                speed["quarry, in process"] / speed["one by one, in process"],
+                at_least=1,
+            ),
+            target(
+                "times one by one, server",
+                speed["quarry, server"] / speed["one by one, server"],
+                at_least=1,
+            ),
+            target(
+                "times asyncio.gather of all, server",
+                speed["quarry, server"] / speed["asyncio.gather of all, server"],
+                at_least=0.95,
+            ),
         ],
-    }  # fmt: skip
+    }
 
 
 def _requests(prompts: int) -> list[Any]:
-    from miner.llm import Request
+    from miner.llm.requests import Request
 
     return [
         Request(
-            SHARED, f"<query>number {place} of {place * 7919 % 1000}</query>", "bench@1", temperature=0.8, max_tokens=TOKENS, seed=place
+            SHARED,
+            f"<query>number {place} of {place * 7919 % 1000}</query>",
+            "bench@1",
+            temperature=0.8,
+            max_tokens=TOKENS,
+            seed=place,
         )
         for place in range(prompts)
     ]
 
 
 def _engine(llm: str, engine: list[str]) -> Any:
-    from miner.llm_engine import Engine
-    from miner.models import locate
+    from miner.llm.vllm_engine import Engine
+    from miner.models.hub import locate
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     return Engine(locate(llm, kind="llm"), engine, False)
 
 
 def _timed(engine: Any, requests: list[Any]) -> dict[str, Any]:
-    from miner.llm import Answer, Budget
+    from miner.llm.requests import Answer, Budget
 
     answers: dict[int, Answer] = {}
     engine.generate(requests[:2], answers.__setitem__, Budget(None, None))  # warm
     answers.clear()
     start = time.perf_counter()
     engine.generate(requests[2:], answers.__setitem__, Budget(None, None))
-    return {"seconds": round(time.perf_counter() - start, 3), "tokens": sum(answer.tokens[1] for answer in answers.values())}
+    return {
+        "seconds": round(time.perf_counter() - start, 3),
+        "tokens": sum(answer.tokens[1] for answer in answers.values()),
+    }
 
 
 def ours(llm: str, engine: list[str], prompts: int) -> dict[str, Any]:
@@ -96,7 +128,7 @@ def one_by_one(llm: str, engine: list[str], prompts: int) -> dict[str, Any]:
 
 
 def _timed_one(engine: Any, request: Any) -> dict[str, Any]:
-    from miner.llm import Budget
+    from miner.llm.requests import Budget
 
     answers: dict[int, Any] = {}
     start = time.perf_counter()
@@ -105,18 +137,31 @@ def _timed_one(engine: Any, request: Any) -> dict[str, Any]:
 
 
 def bare(llm: str, engine: list[str], prompts: int) -> dict[str, Any]:
-    """Do what `vllm bench throughput` times: LLM.generate of all prompts as text, with their sampling."""
+    """Do what `vllm bench throughput` times: LLM.generate of all prompts as text, with their
+    sampling.
+    """
     from vllm import SamplingParams
 
     loaded, requests = _engine(llm, engine), _requests(prompts + 2)
-    given = [loaded.tokenizer.apply_chat_template(request.messages(), add_generation_prompt=True, tokenize=False) for request in requests]
-    sampling = [SamplingParams(temperature=0.8, max_tokens=TOKENS, seed=request.seed) for request in requests]
+    given = [
+        loaded.tokenizer.apply_chat_template(
+            request.messages(), add_generation_prompt=True, tokenize=False
+        )
+        for request in requests
+    ]
+    sampling = [
+        SamplingParams(temperature=0.8, max_tokens=TOKENS, seed=request.seed)
+        for request in requests
+    ]
     loaded.llm.generate(given[:2], sampling[:2], use_tqdm=False)
     start = time.perf_counter()
     outputs = loaded.llm.generate(given[2:], sampling[2:], use_tqdm=False)
     seconds = time.perf_counter() - start
     loaded.close()
-    return {"seconds": round(seconds, 3), "tokens": sum(len(output.outputs[0].token_ids) for output in outputs)}
+    return {
+        "seconds": round(seconds, 3),
+        "tokens": sum(len(output.outputs[0].token_ids) for output in outputs),
+    }
 
 
 @contextmanager
@@ -139,7 +184,13 @@ def served(llm: str, engine: tuple[str, ...]) -> Iterator[str]:
         *flags,
     ]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "2"} | os.environ
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    )
     try:
         while True:
             try:
@@ -162,7 +213,7 @@ def _flag(name: str, value: str) -> list[str]:
 
 def through_server(url: str, prompts: int, concurrency: int = 256) -> dict[str, Any]:
     """Send them through quarry's client."""
-    from miner.llm_server import Server, served_model
+    from miner.llm.server import Server, served_model
     from miner.options import Llm
 
     options = Llm(server=url, concurrency=concurrency, timeout=600)
@@ -179,7 +230,11 @@ def gathered(url: str, prompts: int) -> dict[str, Any]:
 
             async def one(request: Any) -> int:
                 made = await client.chat.completions.create(
-                    model=name, messages=request.messages(), temperature=0.8, max_tokens=TOKENS, seed=request.seed
+                    model=name,
+                    messages=request.messages(),
+                    temperature=0.8,
+                    max_tokens=TOKENS,
+                    seed=request.seed,
                 )
                 return made.usage.completion_tokens
 

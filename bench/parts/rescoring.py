@@ -1,6 +1,8 @@
-"""Rescoring candidates with a cross-encoder beside mine_hard_negatives, which calls predict once for each query, in batches of 32 and fp32.
+"""Rescoring candidates with a cross-encoder beside mine_hard_negatives, which calls predict once
+for each query, in batches of 32 and fp32.
 
-The peer's side is that loop of its, without the encoding and the search before it. The model is the one of `train_reranker.py`.
+The peer's side is that loop of its, without the encoding and the search before it. The model is the
+one of `train_reranker.py`.
 """
 
 from pathlib import Path
@@ -16,7 +18,9 @@ from train_reranker import trained_reranker
 DEPTH = 50
 
 
-def measure(ceilings: dict[str, float], queries: int = 100, documents: int = 2000) -> dict[str, Any]:
+def measure(
+    ceilings: dict[str, float], queries: int = 100, documents: int = 2000
+) -> dict[str, Any]:
     """Measure both sides in fp32 and quarry in bf16; scores in fp32 must be the same."""
     model = str(trained_reranker())
     with TemporaryDirectory() as folder:
@@ -32,15 +36,28 @@ def measure(ceilings: dict[str, float], queries: int = 100, documents: int = 200
     seconds = {name: side["seconds"] for name, side in sides.items()}
     peer = seconds["mine_hard_negatives fp32"]
     return {
-        "what": f"{texts['texts']}: {queries} queries x {DEPTH} BM25 candidates of {documents} documents, {work['tokens']} tokens of pairs",
+        "what": (
+            f"{texts['texts']}: {queries} queries x {DEPTH} BM25 candidates of {documents}"
+            f" documents, {work['tokens']} tokens of pairs"
+        ),
         "sides": sides,
         "targets": [
             target("bf16, times mine_hard_negatives", peer / seconds["quarry bf16"], at_least=2.0),
-            target("largest difference of a score in fp32", float(np.abs(theirs - ours).max()), at_most=1e-4),
+            target(
+                "largest difference of a score in fp32",
+                float(np.abs(theirs - ours).max()),
+                at_most=1e-4,
+            ),
         ],
         "also": {"fp32, times mine_hard_negatives": round(peer / seconds["quarry fp32"], 2)},
         "floor": {
-            dtype: floor(seconds[f"quarry {dtype}"], ceilings, flops=work["flops"], moved=work["bytes"], rate=f"{dtype}_flops")
+            dtype: floor(
+                seconds[f"quarry {dtype}"],
+                ceilings,
+                flops=work["flops"],
+                moved=work["bytes"],
+                rate=f"{dtype}_flops",
+            )
             for dtype in ("fp32", "bf16")
         },
     }
@@ -48,9 +65,9 @@ def measure(ceilings: dict[str, float], queries: int = 100, documents: int = 200
 
 def mine(folder: str) -> dict[str, Any]:
     """Find the candidates that both sides score."""
-    from miner.bm25 import index_bm25, mine_bm25
     from miner.engine import How
     from miner.options import IndexBm25, MineBm25
+    from miner.search.bm25 import index_bm25, mine_bm25
     from miner.store import Run
 
     run = Run(Path(folder) / "run")
@@ -59,9 +76,11 @@ def mine(folder: str) -> dict[str, Any]:
 
 
 def read_candidates(folder: str) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Return queries, texts of distinct documents, and the pairs as places in both, in order of query, then document."""
+    """Return queries, texts of distinct documents, and the pairs as places in both, in order of
+    query, then document.
+    """
     from miner.corpus import Corpus
-    from miner.pairs import candidate_pairs
+    from miner.query_shard import candidate_pairs
     from miner.store import Run
 
     run = Run(Path(folder) / "run")
@@ -84,16 +103,21 @@ def mine_hard_negatives(folder: str, model: str) -> dict[str, Any]:
         for number, text in enumerate(queries):
             places = np.flatnonzero(query == number)
             pairs = [(text, documents[place]) for place in document[places]]
-            scores[places] = encoder.predict(pairs, batch_size=32, convert_to_tensor=True, show_progress_bar=False).numpy()
+            scores[places] = encoder.predict(
+                pairs, batch_size=32, convert_to_tensor=True, show_progress_bar=False
+            ).numpy()
 
     seconds = seconds_of(rescore)
     np.save(Path(folder) / "theirs.npy", scores)
-    return {"clock": "texts in memory to scores in memory; loading the model left out", "seconds": round(seconds, 2)}
+    return {
+        "clock": "texts in memory to scores in memory; loading the model left out",
+        "seconds": round(seconds, 2),
+    }
 
 
 def quarry(folder: str, model: str, dtype: str) -> dict[str, Any]:
     """Score all pairs as the judge and the source do."""
-    from miner.models import bare, load_reranker
+    from miner.models.reranker import bare, load_reranker
     from miner.options import Reranker
 
     queries, documents, query, document = read_candidates(folder)
@@ -102,14 +126,21 @@ def quarry(folder: str, model: str, dtype: str) -> dict[str, Any]:
     scores: list[np.ndarray] = []
     seconds = seconds_of(lambda: scores.append(score(queries, documents, query, document)))
     np.save(Path(folder) / f"{dtype}.npy", scores[0])
-    return {"clock": "texts in memory to scores in memory; loading the model left out", "seconds": round(seconds, 2)}
+    return {
+        "clock": "texts in memory to scores in memory; loading the model left out",
+        "seconds": round(seconds, 2),
+    }
 
 
 def pair_work(folder: str, model: str) -> dict[str, Any]:
-    """Count the tokens of all pairs, without padding, and what must be computed and read for them (a side)."""
+    """Count the tokens of all pairs, without padding, and what must be computed and read for
+    them (a side).
+    """
     from transformers import AutoTokenizer
 
     queries, documents, query, document = read_candidates(folder)
     tokenizer = AutoTokenizer.from_pretrained(model)
     pairs = [(queries[one], documents[other]) for one, other in zip(query, document, strict=True)]
-    return encoder_work(model, np.array([len(ids) for ids in tokenizer(pairs, truncation=True)["input_ids"]]))
+    return encoder_work(
+        model, np.array([len(ids) for ids in tokenizer(pairs, truncation=True)["input_ids"]])
+    )

@@ -1,7 +1,8 @@
-"""mine substitute on 25,014 COCO captions: how many get a negative, how fast, and whether words alone, or vectors, tell negatives apart.
+"""mine substitute on 25,014 COCO captions: how many get a negative, how fast, and whether words
+alone, or vectors, tell negatives apart.
 
-Arms are sources of one run: balanced (the default), unbalanced, abstract and uniform words. Beside them a plain baseline: two words of each
-caption, drawn at random, change places.
+Arms are sources of one run: balanced (the default), unbalanced, abstract and uniform words. Beside
+them a plain baseline: two words of each caption, drawn at random, change places.
 """
 
 import json
@@ -45,31 +46,52 @@ def measure(ceilings: dict[str, float], queries: int | None = None) -> dict[str,
         found["cosine"] = round(float(np.mean(found.pop("cosines"))), 4)
     balanced = made["balanced"]
     return {
-        "what": f"{captions:,} captions, one negative each, two workers; probe: TF-IDF 1-2-grams, logistic regression, 5 folds by image",
+        "what": (
+            f"{captions:,} captions, one negative each, two workers; probe: TF-IDF 1-2-grams,"
+            " logistic regression, 5 folds by image"
+        ),
         "speed": {"two workers": balanced, "one worker": again},
         "arms": {name: made.get(name, {}) | found for name, found in arms.items()},
         "cosine, concrete less abstract": compared,
         "relations": checked,
         "targets": [
-            target("share of captions with a negative", balanced["negatives"] / captions, at_least=0.97),
+            target(
+                "share of captions with a negative", balanced["negatives"] / captions, at_least=0.97
+            ),
             target("captions a second, two workers", captions / balanced["seconds"], at_least=500),
-            target("same documents with one worker, 1 is yes", float(balanced["bytes"] == again["bytes"]), at_least=1),
+            target(
+                "same documents with one worker, 1 is yes",
+                float(balanced["bytes"] == again["bytes"]),
+                at_least=1,
+            ),
             target("replacements tied by WordNet", checked["offences"], at_most=0),
-            target("replacements that stand in a sibling caption", arms["balanced"]["in_siblings"], at_most=0),
+            target(
+                "replacements that stand in a sibling caption",
+                arms["balanced"]["in_siblings"],
+                at_most=0,
+            ),
             target("probe, balanced", arms["balanced"]["probe"]["accuracy"], at_most=0.57),
         ],
-    }  # fmt: skip
+    }
 
 
 def difference(concrete: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
-    """Return by how much one arm's cosine to the original lies below the other's, with the interval of the difference."""
+    """Return by how much one arm's cosine to the original lies below the other's, with the
+    interval of the difference.
+    """
     rng = np.random.default_rng(0)
     one, two = (np.array(arm["cosines"]) for arm in (concrete, abstract))
     drawn = [
-        one[rng.integers(len(one), size=len(one))].mean() - two[rng.integers(len(two), size=len(two))].mean() for _ in range(RESAMPLES)
+        one[rng.integers(len(one), size=len(one))].mean()
+        - two[rng.integers(len(two), size=len(two))].mean()
+        for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"cosine": round(float(one.mean() - two.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    return {
+        "cosine": round(float(one.mean() - two.mean()), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+    }
 
 
 def _name(arm: str) -> str:
@@ -79,7 +101,7 @@ def _name(arm: str) -> str:
 def ingest_captions(folder: str, limit: int | None) -> dict[str, Any]:
     """Read the captions; those of one image are each other's positives."""
     from miner.engine import How
-    from miner.ingest import ingest
+    from miner.ingest.ingest import ingest
     from miner.options import Captions
     from miner.store import Run
 
@@ -94,7 +116,7 @@ def substitute(folder: str, arm: str, workers: int) -> dict[str, Any]:
     from miner.engine import How
     from miner.options import MineSubstitute
     from miner.store import Run
-    from miner.substitute import mine_substitute
+    from miner.words.substitute import mine_substitute
 
     run, options = Run(Path(folder)), MineSubstitute(name=_name(arm), **ARMS[arm])
     seconds = seconds_of(partial(mine_substitute, run, options, How(force=True, workers=workers)))
@@ -103,41 +125,61 @@ def substitute(folder: str, arm: str, workers: int) -> dict[str, Any]:
     digest = hashlib.blake2b(digest_size=8)
     for key in run.query_shards():
         for part in ("", "/_documents"):
-            digest.update(json.dumps(run.read(f"3_candidates/{options.name}{part}", key).to_pylist()).encode())
+            digest.update(
+                json.dumps(run.read(f"3_candidates/{options.name}{part}", key).to_pylist()).encode()
+            )
     return {
-        "seconds": round(seconds, 1), "negatives": manifest.rows["candidates"], "bytes": digest.hexdigest(),
+        "seconds": round(seconds, 1),
+        "negatives": manifest.rows["candidates"],
+        "bytes": digest.hexdigest(),
         "exchanged": found.facts["exchanged"] if found else 0,
-    }  # fmt: skip
+    }
 
 
-def _pairs(folder: str, arm: str) -> tuple[list[str], list[str], list[str], list[dict[str, Any]], list[set[str]]]:
+def _pairs(
+    folder: str, arm: str
+) -> tuple[list[str], list[str], list[str], list[dict[str, Any]], list[set[str]]]:
     """Return originals, negatives, groups, details and the words of all captions of the image."""
-    from miner.made import Shelf
+    from miner.corpus import Shelf
     from miner.store import Run
 
     run, out = Run(Path(folder)), ([], [], [], [], [])
     for key in run.query_shards():
         shelf, found = Shelf(run, key), run.read(f"3_candidates/{_name(arm)}", key)
-        details = dict(zip(shelf.made["doc_id"].to_pylist(), shelf.made["detail"].to_pylist(), strict=True))
+        details = dict(
+            zip(shelf.made["doc_id"].to_pylist(), shelf.made["detail"].to_pylist(), strict=True)
+        )
         siblings = defaultdict(list)
         for row in run.read("1_tables/positives", key).to_pylist():
             siblings[row["query_id"]].append(row["doc_id"])
-        texts = {doc_id: text for group in siblings.values() for doc_id, text in zip(group, shelf.texts(shelf.rows(group)), strict=True)}
+        texts = {
+            doc_id: text
+            for group in siblings.values()
+            for doc_id, text in zip(group, shelf.texts(shelf.rows(group)), strict=True)
+        }
         for row in found.to_pylist():
             group = siblings[row["query_id"]]
             out[0].append(texts[row["parent_id"]])
             out[2].append(min(group))
             out[3].append(details[row["doc_id"]])
-            out[4].append({word for doc_id in group for word in re.findall(r"\w+", texts[doc_id].lower())})
+            out[4].append(
+                {word for doc_id in group for word in re.findall(r"\w+", texts[doc_id].lower())}
+            )
         out[1].extend(shelf.texts(shelf.rows(found["doc_id"].to_pylist())))
     return out
 
 
 def weigh(folder: str, arm: str) -> dict[str, Any]:
-    """Probe an arm by words and by vectors; count what was brought in that a caption of the image has; cosines to the originals."""
+    """Probe an arm by words and by vectors; count what was brought in that a caption of the
+    image has; cosines to the originals.
+    """
     originals, negatives, groups, details, siblings = _pairs(folder, arm)
     brought = [set(re.findall(r"\w+", detail["new"].lower())) for detail in details]
-    inside = sum(new <= words for new, words in zip(brought, siblings, strict=True)) if arm != "swap" else 0
+    inside = (
+        sum(new <= words for new, words in zip(brought, siblings, strict=True))
+        if arm != "swap"
+        else 0
+    )
     return {"in_siblings": inside, **probes(originals, negatives, groups)}
 
 
@@ -155,18 +197,23 @@ def random_swap(folder: str) -> dict[str, Any]:
 
 def probes(originals: list[str], negatives: list[str], groups: list[str]) -> dict[str, Any]:
     """Probe by words (all pairs) and by all-MiniLM-L6-v2 (a part of them)."""
-    from miner.models import load_encoder
+    from miner.models.encoder import load_encoder
     from miner.options import Encoder
     from scoring.probe import artefact_probe
 
     words = artefact_probe(originals, negatives, np.array(groups))
     part = np.sort(np.random.default_rng(0).permutation(len(originals))[:VECTORS]).tolist()
     encode = load_encoder(Encoder(max_length=64))
-    vectors = encode([originals[place] for place in part], "document"), encode([negatives[place] for place in part], "document")
+    vectors = (
+        encode([originals[place] for place in part], "document"),
+        encode([negatives[place] for place in part], "document"),
+    )
     dense = artefact_probe([""] * len(part), [""] * len(part), np.array(groups)[part], vectors)
     kept = ("accuracy", "low", "high", "auc", "pairs")
     return {
-        "probe": {name: round(getattr(words, name), 4) for name in kept} | {"telling": words.telling},
+        "probe": (
+            {name: round(getattr(words, name), 4) for name in kept} | {"telling": words.telling}
+        ),
         "probe by vectors": {name: round(getattr(dense, name), 4) for name in kept},
         "cosines": np.round((vectors[0] * vectors[1]).sum(axis=1), 4).tolist(),
     }
@@ -176,7 +223,9 @@ def check_relations(folder: str) -> dict[str, Any]:
     """Let the plain script count what WordNet ties."""
     script = Path(__file__).parents[1] / "check_substitutions.py"
     made = Path(folder) / "3_candidates" / "balanced" / "_documents"
-    said = subprocess.run([sys.executable, script, RELATIONS, made], capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [sys.executable, script, RELATIONS, made], capture_output=True, text=True, check=False
+    )
     if said.returncode not in (0, 1):
         raise RuntimeError(said.stderr[-2000:] or said.stdout[-2000:])
     return {"offences": 0 if said.returncode == 0 else 1, "said": said.stdout.splitlines()[:12]}

@@ -1,0 +1,318 @@
+"""BEIR folders, pairs and captions -> rows to stage.
+
+Each format is a function of its options that gives a `Reading`. An id says what a thing is: a
+second text under the same id is refused as duplicate_id, and what refers to the id means the first.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from miner.errors import UserError
+from miner.ingest.readers import Bad, Input, Records, find_input, lines, records
+from miner.ingest.rows import (
+    Build,
+    Item,
+    Reading,
+    Reject,
+    Row,
+    build_rows,
+    filled,
+    first_of,
+    hash_id,
+    identifier,
+    is_null,
+    raw,
+    text_of,
+    title_of,
+)
+from miner.options import Beir, Captions, Pairs, PseudoQueries
+
+RELEVANCE = range(-(2**31), 2**31)  # what int32 holds
+
+
+def beir(options: Beir) -> Reading:
+    """BEIR folder -> rows.
+
+    Raises:
+        UserError: a file or the split is missing.
+    """
+    corpus, queries = (
+        _beir_file(options.folder, f"{name}.jsonl") for name in ("corpus", "queries")
+    )
+    qrels = _beir_split(options.folder, options.split)
+    return Reading(
+        {file.name: file.fingerprint() for file in (corpus, queries, qrels)},
+        chain(
+            build_rows(
+                corpus,
+                "documents",
+                records(corpus, {"_id": "", "text": ""}),
+                listed_document("_id", "text"),
+            ),
+            build_rows(
+                queries,
+                "queries",
+                records(queries, {"_id": "", "text": ""}),
+                listed_query("_id", "text"),
+            ),
+            read_qrels(qrels),
+        ),
+    )
+
+
+def _beir_file(folder: Path, name: str) -> Input:
+    for candidate in (name, f"{name}.gz"):
+        if (folder / candidate).is_file():
+            return find_input(folder / candidate, name=candidate)
+    found = (
+        ", ".join(sorted(file.name for file in folder.iterdir()))
+        if folder.is_dir()
+        else "no such folder"
+    )
+    raise UserError(f"{folder}: missing {name} or {name}.gz (found {found or 'nothing'})")
+
+
+def _beir_split(folder: Path, split: str) -> Input:
+    for suffix in (".tsv", ".tsv.gz"):
+        if (folder / "qrels" / f"{split}{suffix}").is_file():
+            return find_input(folder / "qrels" / f"{split}{suffix}", name=f"qrels/{split}{suffix}")
+    found = ", ".join(
+        sorted(
+            file.name.removesuffix(".gz").removesuffix(".tsv")
+            for file in (folder / "qrels").glob("*.tsv*")
+        )
+    )
+    raise UserError(
+        f'{folder / "qrels"}: missing split "{split}" (found {found or "none"}); name one with'
+        " --split"
+    )
+
+
+def listed_document(id_column: str, text_column: str) -> Build:
+    """Return what makes a document of a record whose columns are known."""
+
+    def build(record: dict[str, Any]) -> Iterator[Item]:
+        doc_id, title, text = (
+            identifier(record, id_column),
+            title_of(record),
+            text_of(record, text_column),
+        )
+        filled(title, text)
+        yield "documents", (doc_id, title, "listed", text)
+
+    return build
+
+
+def listed_query(id_column: str, text_column: str) -> Build:
+    """Return what makes a query of a record whose columns are known."""
+
+    def build(record: dict[str, Any]) -> Iterator[Item]:
+        query_id, text = identifier(record, id_column), text_of(record, text_column)
+        filled(text)
+        yield "queries", (query_id, "listed", text)
+
+    return build
+
+
+def read_qrels(file: Input) -> Iterator[Row]:
+    """Qrels -> positives of any grade: BEIR's three columns, with a header or without, or TREC's
+    four.
+    """
+    return build_rows(file, "positives", _qrels_cells(file), _judgment)
+
+
+def _qrels_cells(file: Input) -> Records:
+    """Yield query, document and relevance; a first line of three columns whose last is no
+    integer is a header.
+    """
+    first = True
+    for number, line in lines(file):
+        if isinstance(line, Bad):
+            yield number, line
+            continue
+        cells = line.split("\t")
+        if len(cells) not in (3, 4):
+            cells = line.split()
+        if not cells or (first and len(cells) == 3 and not _is_integer(cells[2])):
+            first = first and not cells
+            continue
+        first = False
+        if len(cells) in (3, 4):
+            yield number, {"query": cells[0], "document": cells[-2], "relevance": cells[-1]}
+        else:
+            yield number, Bad("bad_columns", line)
+
+
+def _judgment(record: dict[str, Any]) -> Iterator[Item]:
+    if not _is_integer(record["relevance"]):
+        raise Reject("bad_relevance")
+    yield (
+        "positives",
+        (identifier(record, "query"), identifier(record, "document"), int(record["relevance"])),
+    )
+
+
+def _is_integer(text: str) -> bool:
+    digits = text.strip().lstrip("+-")
+    return digits.isascii() and digits.isdigit() and len(digits) < 11 and int(text) in RELEVANCE
+
+
+def pairs(options: Pairs) -> Reading:
+    """Pairs, and a corpus if one is given -> rows. The corpus comes first, so that its documents
+    win.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    file = find_input(options.file, options.split)
+    needs = {options.query: "--query", options.positive: "--positive"}
+    if options.query_id:
+        needs[options.query_id] = "--query-id"
+    if options.positive_id:
+        needs[options.positive_id] = "--positive-id"
+        if options.corpus:
+            del needs[options.positive]  # ids are enough where a corpus has the texts
+    if options.label:
+        needs[options.label] = "--label"
+    inputs = {options.file: file.fingerprint()}
+    rows = build_rows(
+        file, "queries", records(file, needs, (options.positive,)), partial(_pair, options)
+    )
+    if options.corpus:
+        corpus = find_input(options.corpus, options.split)
+        inputs[options.corpus] = corpus.fingerprint()
+        rows = chain(corpus_rows(corpus, options), rows)
+    return Reading(inputs, rows)
+
+
+def corpus_rows(file: Input, options: Pairs | PseudoQueries) -> Iterator[Row]:
+    """Documents of a file whose columns the options name -> rows."""
+    needs = {options.corpus_text: "--corpus-text"} | (
+        {options.corpus_id: "--corpus-id"} if options.corpus_id else {}
+    )
+    names = (options.corpus_id,) if options.corpus_id else ("_id", "id", "doc_id")
+
+    def build(record: dict[str, Any]) -> Iterator[Item]:
+        title, text, column = (
+            title_of(record),
+            text_of(record, options.corpus_text),
+            first_of(record, names),
+        )
+        filled(title, text)
+        if column in record:
+            yield "documents", (identifier(record, column), title, "listed", text)
+        else:
+            yield "documents", (hash_id("d", text), title, "hashed", text)
+
+    return build_rows(file, "documents", records(file, needs, (*names, "title")), build)
+
+
+def _pair(options: Pairs, record: dict[str, Any]) -> Iterator[Item]:
+    """Yield the query of a record, and a document and a positive for each of its positives; one
+    bad positive leaves the others in.
+    """
+    text = text_of(record, options.query)
+    filled(text)
+    query_id = identifier(record, options.query_id) if options.query_id else hash_id("q", text)
+    yield "queries", (query_id, "paired", text)
+    for positive in _positives(options, record):
+        try:
+            yield from _positive(options, query_id, positive)
+        except Reject as reject:
+            yield "rejects", ("documents", str(reject), raw(record))
+
+
+def _positives(options: Pairs, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a record's positives one by one. A string is one positive, never a list of its
+    characters; one label is that of them all.
+    """
+    columns = {options.positive: _as_list(record.get(options.positive))}
+    named = options.positive_id or options.positive
+    if options.positive_id:
+        columns[named] = _as_list(record.get(named))
+    count = len(columns[named])
+    if not count:
+        raise Reject(f"missing_{named}")
+    if options.label:
+        label = record.get(options.label)
+        columns[options.label] = label if isinstance(label, list) else [label] * count
+    if any(len(values) != count for values in columns.values() if values):
+        raise Reject("unequal_lists")
+    return [
+        {column: values[place] if values else None for column, values in columns.items()}
+        for place in range(count)
+    ]
+
+
+def _as_list(value: Any) -> list[Any]:
+    if is_null(value):
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _positive(options: Pairs, query_id: str, positive: Mapping[str, Any]) -> Iterator[Item]:
+    """Yield a positive, and its document unless it has an id and no text: then the id refers to
+    a document from elsewhere.
+    """
+    if options.positive_id:
+        doc_id = identifier(positive, options.positive_id)
+        text = "" if is_null(positive[options.positive]) else text_of(positive, options.positive)
+    else:
+        text = text_of(positive, options.positive)
+        filled(text)
+        doc_id = hash_id("d", text)
+    if text.strip():
+        yield "documents", (doc_id, "", "paired", text)
+    yield "positives", (query_id, doc_id, 1)
+    if options.label and (label := _label(positive, options.label)):
+        yield "labels", (doc_id, label)
+
+
+def _label(positive: Mapping[str, Any], column: str) -> str:
+    """Return a class label as text; null and blank are no label."""
+    value = positive[column]
+    return (
+        ""
+        if is_null(value)
+        else str(value)
+        if isinstance(value, bool)
+        else text_of(positive, column).strip()
+    )
+
+
+def captions(options: Captions) -> Reading:
+    """Captions -> rows.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    file = find_input(options.file, options.split)
+    needs = {options.caption: "--caption"}
+    if options.caption_id:
+        needs[options.caption_id] = "--caption-id"
+    if options.group:
+        needs[options.group] = "--group"
+    if options.image:
+        needs[options.image] = "--image"
+    rows = build_rows(file, "captions", records(file, needs, ("id",)), partial(_caption, options))
+    return Reading({options.file: file.fingerprint()}, rows)
+
+
+def _caption(options: Captions, record: dict[str, Any]) -> Iterator[Item]:
+    text = text_of(record, options.caption)
+    filled(text)
+    group = identifier(record, options.group) if options.group else None
+    image = _image(record, options.image) if options.image else None
+    column = options.caption_id or "id"
+    if options.caption_id or column in record:
+        yield "captions", (identifier(record, column), group, image, "listed", text)
+    else:
+        yield "captions", (hash_id("q", text), group, image, "hashed", text)
+
+
+def _image(record: Mapping[str, Any], column: str) -> str | None:
+    """Return an image's path as text; null and blank are no image, and the caption stays."""
+    return None if is_null(record.get(column)) else text_of(record, column).strip() or None

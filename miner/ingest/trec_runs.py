@@ -1,0 +1,209 @@
+"""TREC run files -> candidates, as they are."""
+
+import math
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from miner.corpus import Corpus
+from miner.engine import How
+from miner.errors import UserError
+from miner.ingest.readers import Bad, Input, find_input, lines
+from miner.ingest.rows import LONGEST_ID, Reject
+from miner.ingest.staging import DATABASE, create, insert, open_database
+from miner.options import NAME
+from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.tables import CANDIDATES, DOUBLE, TEXT, conform
+
+BATCH = 65536  # lines of a run file that are checked together
+LINES = pa.schema(
+    [
+        ("seq", pa.int64()),
+        ("query_id", TEXT),
+        ("row", pa.int64()),
+        ("rank", pa.int64()),
+        ("score", DOUBLE),
+    ]
+)
+QUERY_NUMBERS = pa.schema([("query_id", TEXT), ("shard", pa.int64())])
+DROPS = """
+INSERT INTO drops SELECT CASE WHEN shard IS NULL THEN 'unknown_query'
+    ELSE 'unknown_document' END AS reason, count(*)
+FROM lines WHERE shard IS NULL OR row < 0 GROUP BY reason
+"""
+KEPT = """
+SELECT query_id, row, rank + greatest(0, 1 - (SELECT min(rank) FROM lines)) AS rank, score
+    FROM lines WHERE shard = {shard} AND row >= 0
+QUALIFY row_number() OVER (PARTITION BY query_id, row ORDER BY rank, seq) = 1
+    ORDER BY query_id, rank, row
+"""
+
+
+class RunFile(NamedTuple):
+    """A TREC run file and the name of the source it becomes."""
+
+    name: str
+    given: str
+    file: Input
+
+
+def find_runs(given: Sequence[str]) -> list[RunFile]:
+    """Return the run files that FILE or NAME=FILE name.
+
+    Raises:
+        UserError: a file is missing, a name is no folder's name, or two sources would have the same
+            one.
+    """
+    runs: list[RunFile] = []
+    for entry in given:
+        name, equals, path = entry.partition("=")
+        if not equals or Path(entry).exists() or not re.match(NAME, name):
+            name, path = re.sub(r"(\.(gz|trec|txt|run))+$", "", Path(entry).name), entry
+        if not re.match(NAME, name):
+            raise UserError(
+                f'{entry}: "{name}" cannot name a source; give it another name with NAME={path}'
+            )
+        if name in (run.name for run in runs):
+            raise UserError(
+                f'{entry}: there are two run files with the name "{name}"; give one another name'
+                f" with NAME={path}"
+            )
+        runs.append(RunFile(name, path, find_input(path)))
+    return runs
+
+
+def ingest_run(run: Run, source: RunFile, how: How) -> Manifest:
+    """TREC run file -> candidates, as the file has them; what this run does not know is dropped and
+    counted.
+
+    Raises:
+        UserError: no line of the file names a query and a document of this run, or the source was
+            made from something else.
+    """
+    folder = f"3_candidates/{source.name}"
+    inputs = {"1_tables": run.tables().fingerprint, source.given: source.file.fingerprint()}
+    stage = Stage(folder, CANDIDATES.name, {"file": source.given, "format": "trec"}, inputs)
+    staging = run.path / folder / "_staging"
+
+    def prepare() -> partial[Shard]:
+        try:
+            _stage_run(run, source, staging)
+        except UserError:
+            shutil.rmtree(staging.parent)  # nothing is to stand in the way of the next try
+            raise
+        return partial(_run_shard, run, staging / DATABASE, source.name)
+
+    def then() -> dict[str, Any]:
+        shutil.rmtree(staging, ignore_errors=True)
+        return {}
+
+    return run_stage(run, stage, prepare, run.query_shards(), how, then)
+
+
+def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
+    """Put the lines of a run file into a database, each with its query shard and the row of its
+    document.
+    """
+    with open_database(staging) as connection:
+        create(connection, "queries", QUERY_NUMBERS)
+        create(connection, "lines", LINES, "SELECT *, NULL::BIGINT AS shard FROM incoming")
+        connection.execute("CREATE TABLE drops (reason VARCHAR, n BIGINT)")
+        for key in run.query_shards():
+            query_ids = run.read("1_tables/queries", key)["query_id"]
+            insert(
+                connection,
+                "queries",
+                pa.table({"query_id": query_ids, "shard": pa.repeat(int(key), len(query_ids))}),
+            )
+        corpus = Corpus(run)
+        for held in _batches(source.file, connection):
+            numbers, query_ids, doc_ids, ranks, scores = (
+                list(column) for column in zip(*held, strict=True)
+            )
+            rows = pa.table([numbers, query_ids, corpus.rows(doc_ids), ranks, scores], schema=LINES)
+            insert(
+                connection,
+                "lines",
+                rows,
+                "SELECT incoming.*, shard FROM incoming LEFT JOIN queries USING (query_id)",
+            )
+        connection.execute(DROPS)
+        kept = connection.sql(
+            "SELECT count(*) FROM lines WHERE shard IS NOT NULL AND row >= 0"
+        ).fetchall()[0][0]
+        drops = connection.sql("SELECT reason, n FROM drops ORDER BY n DESC, reason").fetchall()
+    if not kept:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in drops) or "it is empty"
+        raise UserError(
+            f"{source.file.name}: no line names a query and a document of this run ({reasons})"
+        )
+
+
+def _batches(
+    file: Input, connection: duckdb.DuckDBPyConnection
+) -> Iterator[list[tuple[int, str, str, int, float]]]:
+    """Yield batches of (line, query_id, doc_id, rank, score); count the lines that are no such
+    thing.
+    """
+    held: list[tuple[int, str, str, int, float]] = []
+    bad: dict[str, int] = {}
+    for number, line in lines(file):
+        try:
+            if line:
+                held.append((number, *_parse_line(line)))
+        except Reject as reject:
+            bad[str(reject)] = bad.get(str(reject), 0) + 1
+        if len(held) >= BATCH:
+            yield held
+            held = []
+    if held:
+        yield held
+    for item in bad.items():
+        connection.execute("INSERT INTO drops VALUES (?, ?)", item)
+
+
+def _parse_line(line: str | Bad) -> tuple[str, str, int, float]:
+    if isinstance(line, Bad):
+        raise Reject(line.reason)
+    cells = line.split()
+    if len(cells) != 6:
+        raise Reject("bad_columns")
+    try:
+        rank, score = int(cells[3]), float(cells[4])
+    except ValueError:
+        raise Reject("bad_number") from None
+    if not math.isfinite(score) or abs(rank) >= 2**31:
+        raise Reject("bad_number")
+    if len(cells[2]) > LONGEST_ID:
+        raise Reject("bad_id")
+    return cells[0], cells[2], rank, score
+
+
+def _run_shard(run: Run, database: Path, name: str, key: str) -> Shard:
+    """Return a shard's candidates. Lines that belong to no shard are counted with the first one."""
+    with duckdb.connect(str(database), read_only=True, config={"threads": 1}) as connection:
+        found = connection.sql(KEPT.format(shard=int(key))).to_arrow_table()
+        lines = connection.sql(
+            f"SELECT count(*) FROM lines WHERE shard = {int(key)} AND row >= 0"
+        ).fetchall()[0][0]
+        drops = (
+            dict(connection.sql("SELECT reason, n FROM drops ORDER BY reason").fetchall())
+            if key == "00000"
+            else {}
+        )
+    if lines > len(found):
+        drops["duplicate_candidate"] = lines - len(found)
+    doc_ids = Corpus(run).doc_ids(found["row"].to_numpy())
+    table = found.append_column("doc_id", doc_ids).append_column(
+        "source", pa.repeat(name, len(found))
+    )
+    return Shard(
+        {key: conform(table.append_column("parent_id", pa.nulls(len(found), TEXT)), CANDIDATES)},
+        drops,
+    )

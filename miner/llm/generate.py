@@ -1,0 +1,298 @@
+"""queries, positives + prompt + language model -> made documents and candidates: negatives that
+an LLM writes, each of them verified.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from miner.corpus import Shelf
+from miner.engine import How
+from miner.files import file_fingerprint, fingerprint
+from miner.llm.client import Door, llm_name
+from miner.llm.prompts import Prompt, load_prompt, prompt_path, render, shorten
+from miner.llm.requests import Answer, Request
+from miner.llm.verify import Guard, fault, read_text
+from miner.made import Negative, made_shard
+from miner.models.reranker import load_reranker
+from miner.options import Generator, MineGenerate, Reranker
+from miner.query_shard import asked_of
+from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.tables import from_rows
+
+FAILED = "_failed"
+TEXT = pa.string()
+FAILURES = pa.schema(
+    [
+        ("query_id", TEXT),
+        ("parent_id", TEXT),
+        ("turn", pa.int32()),
+        ("attempt", pa.int32()),
+        ("reason", TEXT),
+        ("text", TEXT),
+    ]
+)
+SHOWN = 2000  # characters of a failed text that are kept
+Check = Callable[[str], tuple[str | None, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A text that is to be written.
+
+    Attributes:
+        query_id, parent_id: of the query, and of the document that is rewritten.
+        turn: number of the text for this query.
+        fields: what the template may name.
+        guard: what it is compared with.
+        check: gives a further fault, and what `made_documents` says of the text.
+    """
+
+    query_id: str
+    parent_id: str
+    turn: int
+    fields: dict[str, str]
+    guard: Guard
+    check: Check = field(default=lambda text: (None, {}))
+    score: float | None = None
+
+
+def mine_generate(run: Run, options: MineGenerate, how: How) -> Manifest:
+    """Let a language model write negatives: queries, positives + prompt -> 3_candidates/<name>.
+
+    Raises:
+        UserError: there are no tables, no such prompt, model or server; or a budget is spent.
+    """
+    tables, prompt = run.tables(), load_prompt(options.prompt)
+    door = Door(run, options)
+    stage = Stage(
+        f"3_candidates/{options.name}",
+        "candidates",
+        options.record(),
+        {"1_tables": tables.fingerprint},
+        model=fingerprint([door.model, file_fingerprint(prompt_path(options.prompt))]),
+    )
+    return run_stage(
+        run,
+        stage,
+        lambda: partial(_shard, run, options, door, prompt),
+        run.query_shards(),
+        one_process(how),
+        partial(facts, run, options, prompt),
+    )
+
+
+def one_process(how: How) -> How:
+    """Return how a language model is asked: from this process alone, which keeps the engine, or
+    many requests of a server, busy.
+    """
+    return replace(how, workers=1)
+
+
+def facts(run: Run, options: Any, prompt: Prompt) -> dict[str, Any]:
+    """Return what a stage that generates says: the model, the prompt, and each failed answer by
+    its reason.
+    """
+    folder = f"3_candidates/{options.name}"
+    reasons = Counter[str]()
+    for key in run.query_shards():
+        reasons.update(run.read(f"{folder}/{FAILED}", key)["reason"].to_pylist())
+    told = {
+        "searched_with": "nothing: documents are made",
+        "llm": llm_name(options),
+        "prompt": prompt.title,
+    }
+    return {**told, "failed_answers": dict(sorted(reasons.items()))}
+
+
+def _shard(run: Run, options: MineGenerate, door: Door, prompt: Prompt, key: str) -> Shard:
+    queries = dict(
+        zip(
+            *(run.read("1_tables/queries", key)[name].to_pylist() for name in ("query_id", "text")),
+            strict=True,
+        )
+    )
+    tasks = []
+    for query_id, what in asked_of(run, key, options.k):
+        for turn, (parent, text) in enumerate(zip(what.parents, what.texts, strict=True)):
+            fields = {
+                "query": shorten(queries[query_id], options.max_words),
+                "positive": shorten(text, options.max_words),
+            }
+            tasks.append(
+                Task(query_id, parent, turn, fields, Guard(text, queries[query_id], what.guarded))
+            )
+    return written_shard(run, options, door, prompt, tasks, key)
+
+
+def written_shard(
+    run: Run, options: Any, door: Door, prompt: Prompt, tasks: Sequence[Task], key: str
+) -> Shard:
+    """Have the texts of a shard written and verified; return it with what failed beside it."""
+    answered = partial(_answered, run, options.checker, key) if options.checker else None
+    made, failures = write(door, prompt, tasks, options, answered)
+    kept = {(negative.query_id, negative.parent_id, negative.turn) for negative in made}
+    # of a task; its earlier faults are in the table
+    last = {failure[:3]: failure[4] for failure in failures}
+    drops = Counter(reason for task, reason in last.items() if task not in kept)
+    without = len(run.read("1_tables/queries", key)) - len({task.query_id for task in tasks})
+    drops.update({"nothing_to_change": without} if without else {})
+    return Shard(
+        {
+            f"{FAILED}/{key}": from_rows(failures, FAILURES),
+            **made_shard(run, options.name, made, key).files,
+        },
+        drops,
+    )
+
+
+def write(
+    door: Door,
+    prompt: Prompt,
+    tasks: Sequence[Task],
+    options: Generator,
+    answered: Callable[..., np.ndarray] | None = None,
+) -> tuple[list[Negative], list[tuple[Any, ...]]]:
+    """Ask for all texts at once, then again for those that failed a check, up to `retries` times.
+
+    Args:
+        door: where requests go.
+        prompt: the prompt.
+        tasks: the texts.
+        options: sampling and retries.
+        answered: says of (tasks, texts) which texts answer their query.
+
+    Returns:
+        The negatives in order of tasks, and each failed answer: query_id, parent_id, turn, attempt,
+        reason, text.
+    """
+    found: dict[int, Negative] = {}
+    failures: list[tuple[Any, ...]] = []
+    todo, made = list(range(len(tasks))), dict[str, list[str]]()
+    details = {
+        "prompt": prompt.title,
+        "model": llm_name(options),
+        "meaning_effect": prompt.meaning_effect,
+    }
+    for attempt in range(options.retries + 1):
+        answers = (
+            door.ask([request_of(prompt, tasks[place], attempt, options) for place in todo])
+            if todo
+            else []
+        )
+        read = [
+            _judged(tasks[place], answer, prompt, made)
+            for place, answer in zip(todo, answers, strict=True)
+        ]
+        passed = [number for number, (_, reason, _) in enumerate(read) if reason is None]
+        if answered and passed:
+            says = answered(
+                [tasks[todo[number]] for number in passed], [read[number][0] for number in passed]
+            )
+            for number in np.array(passed)[says].tolist():
+                read[number] = (read[number][0], "answers_query", {})
+        for place, (text, reason, detail) in zip(todo, read, strict=True):
+            task = tasks[place]
+            if reason is None:
+                found[place] = Negative(
+                    task.query_id, task.parent_id, text, details | detail, task.score, task.turn
+                )
+            else:
+                failures.append(
+                    (task.query_id, task.parent_id, task.turn, attempt, reason, text[:SHOWN])
+                )
+        todo = [
+            place
+            for place, (_, reason, _) in zip(todo, read, strict=True)
+            if reason is not None and reason not in FINAL
+        ]
+    return [found[place] for place in sorted(found)], sorted(failures, key=lambda row: row[:4])
+
+
+# Errors of the way to the model: sending the same again would fare no better than the attempts that
+# failed.
+FINAL = {
+    "rate_limited",
+    "server_error",
+    "timeout",
+    "connection",
+    "bad_answer",
+    "too_large",
+    "too_long",
+    "rejected",
+}
+
+
+def _judged(
+    task: Task, answer: Answer, prompt: Prompt, made: dict[str, list[str]]
+) -> tuple[str, str | None, dict[str, Any]]:
+    text, reason = read_text(answer, prompt)
+    if reason is None:
+        others = made.setdefault(task.query_id, [])
+        reason = fault(text, task.guard._replace(others=[*task.guard.others, *others]), prompt)
+    detail: dict[str, Any] = {}
+    if reason is None:
+        reason, detail = task.check(text)
+    if reason is None:
+        others.append(text)
+    return text, reason, detail
+
+
+def request_of(prompt: Prompt, task: Task, attempt: int, options: Generator) -> Request:
+    """Return the request for a text; its seed depends on the ids, the turn and the attempt."""
+    seed = int(
+        fingerprint([options.seed, task.query_id, task.parent_id, task.turn, attempt])[:7], 16
+    )
+    return Request(
+        prompt.opening(),
+        render(prompt.template, task.fields),
+        prompt.title,
+        prompt.schema_text,
+        (),
+        options.temperature,
+        options.top_p,
+        options.max_tokens,
+        seed,
+    )
+
+
+def _answered(
+    run: Run, checker: str, key: str, tasks: Sequence[Task], texts: Sequence[str]
+) -> np.ndarray:
+    """Return which texts a cross-encoder scores at least as high as the lowest positive of their
+    query (n,) bool.
+    """
+    positives = _positive_texts(run, key, {task.query_id for task in tasks})
+    pairs = [(task.guard.query, text) for task, text in zip(tasks, texts, strict=True)]
+    pairs += [(task.guard.query, text) for task in tasks for text in positives[task.query_id]]
+    queries, documents = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
+    query, document = (
+        {text: place for place, text in enumerate(column)} for column in (queries, documents)
+    )
+    places = np.array([(query[asked], document[text]) for asked, text in pairs])
+    scores = load_reranker(Reranker(reranker=checker))(
+        queries, documents, places[:, 0], places[:, 1]
+    )
+    ends = len(texts) + np.cumsum([len(positives[task.query_id]) for task in tasks])
+    lowest = [
+        found.min(initial=np.inf)
+        for found in np.split(scores[: ends[-1]], [len(texts), *ends[:-1]])[1:]
+    ]
+    return scores[: len(texts)] >= np.array(lowest)
+
+
+def _positive_texts(run: Run, key: str, query_ids: set[str]) -> dict[str, list[str]]:
+    """Return the texts of all positives of some queries of a shard."""
+    shelf, found = Shelf(run, key), {query_id: list[str]() for query_id in query_ids}
+    table = run.read("1_tables/positives", key)
+    table = table.filter(pc.is_in(table["query_id"], pa.array(sorted(query_ids))))
+    texts = shelf.texts(shelf.rows(table["doc_id"].to_pylist()))
+    for query_id, text in zip(table["query_id"].to_pylist(), texts, strict=True):
+        found[query_id].append(text)
+    return found

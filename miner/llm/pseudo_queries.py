@@ -1,0 +1,97 @@
+"""A corpus without queries + language model -> rows to stage: documents, queries that they
+answer, and the positives that follow.
+"""
+
+import heapq
+from collections.abc import Iterator
+from itertools import chain, count, islice
+
+from miner.files import file_fingerprint, fingerprint
+from miner.ingest.formats import corpus_rows
+from miner.ingest.readers import find_input
+from miner.ingest.rows import Reading, Row, hash_id
+from miner.llm.client import Door
+from miner.llm.generate import Task, write
+from miner.llm.prompts import load_prompt, prompt_path, shorten
+from miner.llm.verify import Guard
+from miner.options import PseudoQueries
+from miner.store import Run
+from miner.tables import full_text
+
+BLOCK = 2048  # documents that are asked about at once
+
+
+def pseudo_queries(run: Run, options: PseudoQueries) -> Reading:
+    """Corpus -> rows; the model is asked as they are read.
+
+    Raises:
+        UserError: the file is missing, there is no such prompt, model or server, or a budget is
+            spent.
+    """
+    file = find_input(options.corpus, options.split)
+    door = Door(run, options)
+    inputs = {
+        options.corpus: file.fingerprint(),
+        "model": door.model,
+        "prompt": file_fingerprint(prompt_path(options.prompt)),
+    }
+    return Reading(
+        inputs,
+        chain(corpus_rows(file, options), _queries(door, options, corpus_rows(file, options))),
+    )
+
+
+def _queries(door: Door, options: PseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield queries and positives of the documents that are drawn, and a reject for each text
+    that failed for good.
+    """
+    prompt, numbers = load_prompt(options.prompt), count(1)
+    drawn = _drawn(options, rows)
+    while block := list(islice(drawn, BLOCK)):
+        tasks = [
+            Task(
+                row.values[0],
+                row.values[0],
+                turn,
+                {"document": shorten(text, options.max_words)},
+                Guard(text, "", []),
+            )
+            for row in block
+            for text in [full_text(row.values[1], row.values[-1])]
+            for turn in range(options.k)
+        ]
+        made, failures = write(door, prompt, tasks, options)
+        for one in made:
+            query_id = hash_id("q", one.text)
+            yield Row("queries", "generated", next(numbers), (query_id, "paired", one.text))
+            yield Row("positives", "generated", next(numbers), (query_id, one.parent_id, 1))
+        kept = {(one.query_id, one.turn) for one in made}
+        last = {
+            (failure[0], failure[2]): failure[4:]
+            for failure in failures
+            if (failure[0], failure[2]) not in kept
+        }
+        for reason, text in last.values():
+            yield Row("rejects", "generated", next(numbers), ("queries", reason, text))
+
+
+def _drawn(options: PseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the documents that get queries: all, each id once, or `sample` of them, drawn by
+    seed and id.
+    """
+    found = _distinct(rows)
+    if options.sample is None:
+        return found
+    return iter(
+        heapq.nsmallest(
+            options.sample, found, key=lambda row: fingerprint([options.seed, row.values[0]])
+        )
+    )
+
+
+def _distinct(rows: Iterator[Row]) -> Iterator[Row]:
+    seen = set[str]()
+    for row in rows:
+        if row.table == "documents" and row.values[0] not in seen:
+            seen.add(row.values[0])
+            yield row

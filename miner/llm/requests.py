@@ -1,0 +1,97 @@
+"""Requests to a large language model, and the door that all of them go through: answers on disk
+first, then the model, within a budget.
+
+Every finished answer lies in `llm_answers.sqlite` of the run folder under the hash of all that
+decides it: model, messages, schema, sampling, seed, prompt version. A killed run, a stage made
+again, or another set of checks asks for nothing twice.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from miner.files import fingerprint
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a model.
+
+    Attributes:
+        system: the part that many requests share; it comes first, so that an engine can keep its
+            prefix.
+        user: the part of this request.
+        prompt: name and version of the prompt.
+        schema: JSON schema of the answer as JSON, "" for free text.
+        labels: words whose log-probabilities as the first token of the answer are asked for,
+            instead of a text; each must be one token.
+        temperature, top_p, max_tokens, seed: sampling.
+    """
+
+    system: str
+    user: str
+    prompt: str
+    schema: str = ""
+    labels: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 1
+    seed: int = 0
+
+    def key(self, model: str) -> str:
+        """Return the hash under which the answer of a model, by its fingerprint, is kept."""
+        return fingerprint([model, asdict(self)], size=16)
+
+    def messages(self) -> list[dict[str, str]]:
+        """Return the request as a chat."""
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request.
+
+    Attributes:
+        text: what the model wrote.
+        finish: why it stopped; "length" is cut off.
+        tokens: of the prompt and of the answer.
+        scores: natural log-probabilities of the request's labels.
+        error: why there is none: rate_limited, server_error, timeout, connection, bad_answer,
+            too_large, too_long, rejected; "" if it came.
+    """
+
+    text: str = ""
+    finish: str = "stop"
+    tokens: tuple[int, int] = (0, 0)
+    scores: tuple[float, ...] = ()
+    error: str = ""
+
+
+class Budget:
+    """How many requests and tokens a call may still use. It is looked at before a request is
+    sent, so what is under way is finished.
+    """
+
+    def __init__(self, requests: int | None, tokens: int | None):
+        self.requests, self.tokens = requests, tokens
+        self.sent, self.used = 0, 0
+
+    def admit(self) -> bool:
+        """Return whether one more request may be sent, and count it if so."""
+        over = (self.requests is not None and self.sent >= self.requests) or (
+            self.tokens is not None and self.used >= self.tokens
+        )
+        self.sent += not over
+        return not over
+
+
+Done = Callable[[int, Answer], None]
+
+
+class Model(Protocol):
+    """A back end: vLLM in this process, or a server."""
+
+    def generate(self, requests: Sequence[Request], done: Done, budget: Budget) -> None:
+        """Answer requests and call done(place, answer) for each as soon as it is finished; leave
+        out what the budget does not admit.
+        """

@@ -1,0 +1,164 @@
+"""vLLM in this process: continuous batching over whole shards, structured outputs,
+log-probabilities of chosen tokens.
+"""
+
+import os
+from collections.abc import Sequence
+from itertools import islice
+from json import JSONDecodeError, loads
+from pathlib import Path
+from typing import Any
+
+from miner.errors import UserError
+from miner.llm.requests import Answer, Budget, Done, Request
+
+# requests that are handed to the engine at once; their answers are on disk before the next block
+BLOCK = 4096
+BLOCK_WITHIN_TOKENS = 64  # where tokens are counted, the budget is looked at more often
+
+
+def engine_options(given: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE; a value that is JSON (a number, true, an object) is that, any other is text.
+
+    Raises:
+        UserError: one has no "=".
+    """
+    found: dict[str, Any] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(
+                f"--llm-option is {item!r}; expected KEY=VALUE as vLLM's LLM takes it, such as"
+                " max_model_len=8192"
+            )
+        try:
+            found[key] = loads(value)
+        except JSONDecodeError:
+            found[key] = value
+    return found
+
+
+class Engine:
+    """A model that vLLM runs in this process.
+
+    Raises:
+        UserError: vLLM is not installed, or does not load the model.
+    """
+
+    def __init__(self, folder: Path, options: Sequence[str], trust_remote_code: bool):
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for summaries
+        try:
+            from vllm import LLM
+            from vllm.platforms import current_platform
+        except ImportError as error:
+            raise UserError(
+                f"--llm without --server needs vLLM ({error}): pip install 'quarry-negatives[vllm]'"
+            ) from error
+        plain = {
+            "dtype": "auto",
+            "seed": 0,
+            "enable_prefix_caching": True,
+            "load_format": "safetensors",
+        }
+        # there a seeded request whose prompt is split over steps ends the engine (seen in vLLM
+        # 0.32)
+        if current_platform.is_cpu():
+            plain["enable_chunked_prefill"] = False
+        try:
+            self.llm = LLM(
+                model=str(folder),
+                trust_remote_code=trust_remote_code,
+                **(plain | engine_options(options)),
+            )
+        except (ValueError, OSError, TypeError) as error:
+            raise UserError(
+                f"vLLM cannot load {folder}: {str(error).strip().splitlines()[0]}"
+            ) from error
+        self.tokenizer = self.llm.get_tokenizer()
+        self.longest: int = self.llm.llm_engine.model_config.max_model_len
+
+    def close(self) -> None:
+        """End the engine's process and free its memory."""
+        self.llm.llm_engine.engine_core.shutdown()
+
+    def generate(self, requests: Sequence[Request], done: Done, budget: Budget) -> None:
+        """Answer requests; see `Model`."""
+        labels = {
+            words: [self._token(word) for word in words]
+            for words in {request.labels for request in requests}
+        }
+        places = iter(range(len(requests)))
+        while block := list(
+            islice(places, BLOCK if budget.tokens is None else BLOCK_WITHIN_TOKENS)
+        ):
+            fitting = [place for place in block if self._fits(requests[place])]
+            for place in sorted(set(block) - set(fitting)):
+                done(place, Answer(error="too_long"))
+            admitted = [place for place in fitting if budget.admit()]
+            if admitted:
+                self._chat(
+                    [
+                        (place, requests[place], labels[requests[place].labels])
+                        for place in admitted
+                    ],
+                    done,
+                )
+
+    def _chat(self, asked: list[tuple[int, Request, list[int]]], done: Done) -> None:
+        try:
+            outputs = self.llm.chat(
+                [request.messages() for _, request, _ in asked],
+                sampling_params=[_sampling(request, tokens) for _, request, tokens in asked],
+                chat_template_kwargs={"enable_thinking": False},
+                use_tqdm=False,
+            )
+        except ValueError as error:  # such as a model without a chat template
+            raise UserError(
+                f"vLLM refuses the requests: {str(error).strip().splitlines()[0]}"
+            ) from error
+        for (place, _, tokens), output in zip(asked, outputs, strict=True):
+            made = output.outputs[0]
+            scores = tuple(float(made.logprobs[0][token].logprob) for token in tokens)
+            counts = len(output.prompt_token_ids), len(made.token_ids)
+            done(
+                place,
+                Answer("" if tokens else made.text, made.finish_reason or "stop", counts, scores),
+            )
+
+    def _fits(self, request: Request) -> bool:
+        """Return whether a request and its answer fit the model; tokens are counted only where
+        bytes do not settle it.
+        """
+        room = self.longest - request.max_tokens
+        # a token is at least a byte; 256 are for the template
+        if len((request.system + request.user).encode()) + 256 <= room:
+            return True
+        ids = self.tokenizer.apply_chat_template(
+            request.messages(), add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return len(ids["input_ids"]) <= room
+
+    def _token(self, word: str) -> int:
+        ids = self.tokenizer.encode(word, add_special_tokens=False)
+        if len(ids) != 1:
+            raise UserError(
+                f"{word!r} is {len(ids)} tokens for this model; judge llm needs answers of one"
+                " token: see --prompt"
+            )
+        return int(ids[0])
+
+
+def _sampling(request: Request, labels: list[int]) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    structured = StructuredOutputsParams(json=request.schema) if request.schema else None
+    return SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        max_tokens=request.max_tokens,
+        seed=request.seed,
+        structured_outputs=structured,
+        logprob_token_ids=labels or None,
+    )

@@ -1,0 +1,326 @@
+"""documents -> BM25 index; queries + BM25 index -> candidates.
+
+The index says how often each term stands in each document, one document shard at a time; what
+decides the weights (how many documents there are, how long they are, in how many a term stands) is
+counted over the whole corpus. So any number of shards gives the same scores, those of rank_bm25
+(https://github.com/dorianbrown/rank_bm25), its rule for negative idf included, and other parameters
+need no new index. Documents that share no word with a query, or score 0 or less, are no candidates.
+
+A search goes over one document shard at a time and keeps each query's best in a heap. It sums in
+float64, in the order of the query's tokens, with rank_bm25's own operations; scores are then
+float32, as the candidates table keeps them, and what is equal there is a tie.
+
+Files of a shard, in `2_index/<name>`: `_hashes` (terms, ascending: a term is known by 64 bits of
+its hash), `_starts`, `_rows`, `_frequencies` (postings by term, then row of the shard), `_terms`
+(the words, to check that no two share a hash), and the length of each document in tokens. Files of
+the whole: `_corpus_hashes`, `_corpus_documents`.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from miner.corpus import Corpus, texts_of
+from miner.engine import How
+from miner.errors import UserError
+from miner.files import write_array
+from miner.options import IndexBm25, MineBm25
+from miner.query_shard import candidates, depth_for, positive_rows
+from miner.search.postings import (
+    VARIANT,
+    Columns,
+    Weights,
+    count_postings,
+    search_postings,
+    weigh_postings,
+)
+from miner.search.tokens import tokenize, tokenizer
+from miner.search.topk import EMPTY, best, in_order, in_threads
+from miner.store import Manifest, Run, Shard, Stage, run_stage
+
+DELTA = {"okapi": 0.0, "l": 0.5, "plus": 1.0}  # rank_bm25's defaults
+# terms in more than a DENSE-th of a shard's documents are added as whole columns: that runs in
+# vector registers
+DENSE = 4
+
+
+def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:
+    """Index all documents: documents -> 2_index/<name>."""
+    # a wrong pattern is the user's mistake, and is said before anything is written
+    tokenizer(options)
+    stage = Stage(
+        f"2_index/{options.name}",
+        "documents",
+        options.record(),
+        {"1_tables": run.tables().fingerprint},
+    )
+    return run_stage(
+        run,
+        stage,
+        lambda: partial(_index_shard, run, options),
+        Corpus(run).keys,
+        how,
+        partial(_count_corpus, run, options),
+    )
+
+
+def mine_bm25(run: Run, options: MineBm25, how: How) -> Manifest:
+    """Search every query: queries + BM25 index -> 3_candidates/<name>."""
+    name = options.index or options.name
+    tables, index = run.tables(), run.need_current(f"2_index/{name}", "index bm25")
+    if index.facts["kind"] != "bm25":
+        raise UserError(
+            f"2_index/{name} is a {index.facts['kind']} index; `quarry mine bm25` wants one that"
+            " `quarry index bm25` made"
+        )
+    inputs = {"1_tables": tables.fingerprint, f"2_index/{name}": index.fingerprint}
+    stage = Stage(f"3_candidates/{options.name}", "candidates", options.record(), inputs)
+    return run_stage(
+        run, stage, lambda: partial(_mine_shard, run, options), run.query_shards(), how
+    )
+
+
+def _index_shard(run: Run, options: IndexBm25, key: str) -> Shard:
+    documents = Corpus(run).shard(key)
+    tokens = tokenize(texts_of(documents), options)
+    hashes = hashes_of(tokens.terms)
+    order = np.argsort(hashes)
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    frequency, starts, rows = count_postings(tokens.starts, place[tokens.ids], len(order))
+    terms = pa.array(tokens.terms, pa.string()).take(pa.array(order))
+    files = {
+        f"_terms/{key}": pa.table(
+            {"hash": hashes[order], "term": terms, "documents": np.diff(starts)}
+        ),
+        f"_hashes/{key}": hashes[order],
+        f"_starts/{key}": starts,
+        f"_rows/{key}": rows.astype(np.uint16 if len(documents) <= 1 << 16 else np.int32),
+        f"_frequencies/{key}": frequency.astype(np.min_scalar_type(frequency.max(initial=0))),
+        key: np.diff(tokens.starts).astype(np.int32),
+    }
+    return Shard(files)
+
+
+def hashes_of(terms: Sequence[str]) -> np.ndarray:
+    """Return 64 bits that stand for each term, uint64."""
+    digests = b"".join(
+        hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        for term in terms
+    )
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def _count_corpus(run: Run, options: IndexBm25) -> dict[str, Any]:
+    """Count over all shards in how many documents each term stands; write that and return the
+    manifest's facts.
+    """
+    corpus, folder = Corpus(run), run.path / "2_index" / options.name
+    tokens = sum(
+        int(np.load(folder / f"{key}.npy", mmap_mode="r").sum(dtype=np.int64))
+        for key in corpus.keys
+    )
+    with duckdb.connect(
+        config={"memory_limit": "1GB", "temp_directory": str(folder / "_spill")}
+    ) as connection:
+        counted = connection.sql(
+            "SELECT hash, sum(documents)::BIGINT AS documents, min(term) <> max(term) AS shared "
+            "FROM read_parquet(?, hive_partitioning = false) GROUP BY hash ORDER BY hash",
+            params=[str(folder / "_terms" / "*.parquet")],
+        ).to_arrow_table()
+    if not tokens:
+        raise UserError(
+            f"no document has a token under --token-pattern {options.token_pattern!r}; choose one"
+            " that matches words"
+        )
+    hashes, documents = counted["hash"].to_numpy(), counted["documents"].to_numpy()
+    if any(counted["shared"].to_pylist()):
+        raise RuntimeError("two terms share one 64-bit hash")
+    write_array(folder / "_corpus_hashes.npy", hashes)
+    write_array(folder / "_corpus_documents.npy", documents)
+    mean = math.fsum(okapi_idf(documents, len(corpus))) / len(hashes)
+    return {
+        "kind": "bm25",
+        "documents": len(corpus),
+        "tokens": tokens,
+        "terms": len(hashes),
+        "mean_idf": mean,
+    }
+
+
+def okapi_idf(documents: np.ndarray, corpus: int) -> np.ndarray:
+    """Return rank_bm25's idf of terms that stand in `documents` of `corpus` documents, before
+    its floor: ln((N - df + .5) / (df + .5)).
+    """
+    return np.log(corpus - documents + 0.5) - np.log(documents + 0.5)
+
+
+class Bm25:
+    """An index and how it weighs; arrays are memory-mapped, and nothing but the corpus's counts
+    is read until searched.
+    """
+
+    def __init__(self, run: Run, options: MineBm25):
+        name = options.index or options.name
+        self.folder, self.corpus, self.options = run.path / "2_index" / name, Corpus(run), options
+        manifest = run.need(f"2_index/{name}", "index bm25")
+        self.index, self.facts = IndexBm25(**manifest.options), manifest.facts
+        self.weights = Weights(
+            VARIANT[options.variant],
+            options.k1,
+            options.b,
+            delta_of(options),
+            self.facts["tokens"] / self.facts["documents"],
+        )
+        self.hashes, self.counts = self._load("_corpus_hashes"), self._load("_corpus_documents")
+
+    def _load(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+    def idf(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the idf of terms by their hashes; NaN for a term that is in no document."""
+        place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        count, total = (
+            np.where(self.hashes[place] == hashes, self.counts[place], np.nan),
+            self.facts["documents"],
+        )
+        if self.options.variant == "l":
+            return np.log(total + 1) - np.log(count + 0.5)
+        if self.options.variant == "plus":
+            return np.log((total + 1) / count)
+        idf = okapi_idf(count, total)
+        return np.where(idf < 0, self.options.epsilon * self.facts["mean_idf"], idf)
+
+    def search(self, texts: Sequence[str], depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the `depth` best documents of each text.
+
+        Returns:
+            rows (n, depth) int64 and scores (n, depth) float32, in order of score downwards, then
+            row; -1 and -inf where there are fewer.
+        """
+        queries = tokenize(texts, self.index)
+        hashes = hashes_of(queries.terms)
+        idf = self.idf(hashes)
+        known = np.isfinite(idf)[queries.ids]
+        starts, ids = np.concatenate(([0], np.cumsum(known)))[queries.starts], queries.ids[known]
+        keys = np.full((len(texts), min(depth, len(self.corpus))), EMPTY, np.int64)
+        # for each word, in every document
+        absent = idf[ids] * (self.weights.delta if self.options.variant == "plus" else 0)
+        base = np.diff(np.concatenate(([0], np.cumsum(absent)))[starts])
+        for key in self.corpus.keys:
+            columns = self._columns(key, hashes, np.nan_to_num(idf))
+            first = int(self.corpus.shard_rows(key)[0])
+
+            def work(part: slice, columns: Columns = columns, first: int = first) -> None:
+                bounds = starts[part.start : part.stop + 1]
+                search_postings(bounds, ids, tuple(columns), first, base[part], keys[part])
+
+            in_threads(len(texts), work)
+        return in_order(keys)
+
+    def _columns(self, key: str, hashes: np.ndarray, idf: np.ndarray) -> Columns:
+        """Weigh the postings of some terms in one shard."""
+        here, all_starts = self._load(f"_hashes/{key}"), self._load(f"_starts/{key}")
+        lengths = self._load(key)
+        place = np.minimum(np.searchsorted(here, hashes), max(len(here) - 1, 0))
+        found = here[place] == hashes if len(here) else np.zeros(len(hashes), bool)
+        begin = np.where(found, all_starts[place], 0)
+        size = np.where(found, all_starts[np.minimum(place + 1, len(here))] - begin, 0)
+        starts = np.concatenate(([0], np.cumsum(size)))
+        wide = np.flatnonzero(size * DENSE > len(lengths))
+        column = np.full(len(hashes), -1, np.int64)
+        column[wide] = np.arange(len(wide))
+        rows, weights, dense = (
+            np.empty(starts[-1], np.int32),
+            np.empty(starts[-1]),
+            np.zeros((len(wide), len(lengths))),
+        )
+        postings = (self._load(f"_rows/{key}"), self._load(f"_frequencies/{key}"), lengths)
+
+        def work(part: slice) -> None:
+            weigh_postings(
+                postings,
+                begin[part],
+                starts[part.start : part.stop + 1],
+                idf[part],
+                tuple(self.weights),
+                rows,
+                weights,
+            )
+
+        in_threads(len(hashes), work)
+        for term in wide:
+            dense[column[term], rows[starts[term] : starts[term + 1]]] = weights[
+                starts[term] : starts[term + 1]
+            ]
+        return Columns(starts, rows, weights, column, dense)
+
+
+def delta_of(options: MineBm25) -> float:
+    """Return the delta that the options mean."""
+    return DELTA[options.variant] if options.delta is None else options.delta
+
+
+class RankBm25:
+    """The library rank_bm25 itself, over the whole corpus in memory: the reference."""
+
+    def __init__(self, run: Run, options: MineBm25):
+        import rank_bm25
+
+        corpus = Corpus(run)
+        self.tokenize = tokenizer(
+            IndexBm25(**run.need(f"2_index/{options.index or options.name}", "index bm25").options)
+        )
+        tokens = [
+            self.tokenize(text) for key in corpus.keys for text in texts_of(corpus.shard(key))
+        ]
+        kind = {"okapi": rank_bm25.BM25Okapi, "l": rank_bm25.BM25L, "plus": rank_bm25.BM25Plus}[
+            options.variant
+        ]
+        last = (
+            {"epsilon": options.epsilon}
+            if options.variant == "okapi"
+            else {"delta": delta_of(options)}
+        )
+        self.model = kind(tokens, k1=options.k1, b=options.b, **last)
+
+    def search(self, texts: Sequence[str], depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `Bm25.search` returns."""
+        documents = self.model.doc_freqs
+        scores = np.full((len(texts), len(documents)), -np.inf, np.float32)
+        for number, text in enumerate(texts):
+            tokens = self.tokenize(text)
+            found = self.model.get_scores(tokens)
+            shared = np.array(
+                [any(token in document for token in tokens) for document in documents]
+            )
+            scores[number] = np.where(shared & (found > 0), found, -np.inf)
+        rows, scores = best(np.broadcast_to(np.arange(len(documents)), scores.shape), scores, depth)
+        return np.where(np.isfinite(scores), rows, -1), scores
+
+
+ENGINES: dict[str, type[Bm25] | type[RankBm25]] = {"quarry": Bm25, "rank-bm25": RankBm25}
+
+
+@lru_cache(maxsize=1)
+def _open(run_path: str, options: MineBm25, fingerprint: str) -> Bm25 | RankBm25:
+    return ENGINES[options.engine](Run(run_path), options)
+
+
+def _mine_shard(run: Run, options: MineBm25, key: str) -> Shard:
+    corpus, queries = Corpus(run), run.read("1_tables/queries", key)
+    engine = _open(
+        str(run.path),
+        options,
+        run.need(f"2_index/{options.index or options.name}", "index bm25").fingerprint,
+    )
+    query_ids = queries["query_id"].to_pylist()
+    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    found = engine.search(queries["text"].to_pylist(), depth_for(options.k, positives[0]))
+    return Shard({key: candidates(corpus, query_ids, positives, found, options.k, options.name)})

@@ -1,0 +1,359 @@
+"""documents, queries -> vectors; queries + vectors -> candidates.
+
+An index is a folder of memory-mapped arrays of unit vectors, one a shard: `documents/00000.npy`,
+`queries/00000.npy`. Every engine of `miner.search.flat` reads the same arrays, shard by shard, and
+gives the same candidates; `miner.search.approximate` finds most of them.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from miner.corpus import Corpus, Shelf, texts_of
+from miner.engine import How
+from miner.errors import UserError
+from miner.models.encoder import encoder_facts, encoder_fingerprint, load_encoder
+from miner.models.hub import gpu_count
+from miner.options import Encoder, IndexDense, MineDense
+from miner.query_shard import candidates, depth_for, positive_rows
+from miner.search import approximate, flat
+from miner.search.flat import Block, Engine, choose_engine, search
+from miner.store import Manifest, Run, Shard, Stage, run_stage
+
+# (queries (n, d), depth) -> rows (n, depth) int64 and scores (n, depth) float32 in order of rank,
+# -1 where there are fewer
+Find = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+# approximate search is held against exact search with so many queries, drawn with this seed
+RECALL_QUERIES, SEED = 256, 0
+
+
+def index_dense(run: Run, options: IndexDense, how: How) -> Manifest:
+    """Encode all documents and queries, with a worker for each GPU: documents, queries ->
+    2_index/<name>.
+    """
+    tables = run.tables()
+    stage = Stage(
+        f"2_index/{options.name}",
+        "documents",
+        options.record(),
+        {"1_tables": tables.fingerprint},
+        model=encoder_fingerprint(options),
+    )
+    keys = [f"documents/{key}" for key in Corpus(run).keys] + [
+        f"queries/{key}" for key in run.query_shards()
+    ]
+    facts = {"kind": "dense", **encoder_facts(options)}
+    how = replace(how, workers=max(how.workers, gpu_count(options)))
+    return run_stage(
+        run, stage, lambda: partial(_encode_shard, run, options), keys, how, lambda: facts
+    )
+
+
+def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
+    """Search every query, exactly unless a factory is named: queries + vectors ->
+    3_candidates/<name>.
+
+    Raises:
+        UserError: there is no such index, or options contradict each other.
+    """
+    tables, name = run.tables(), options.index or options.name
+    index = run.need_current(f"2_index/{name}", "index dense")
+    if index.facts["kind"] != "dense":
+        raise UserError(
+            f"2_index/{name} is a {index.facts['kind']} index; `quarry mine dense` wants one that"
+            " `quarry index dense` made"
+        )
+    _check(options)
+    # All exact engines give the same bytes: which one it was is a fact, not a part of the plan; and
+    # it is chosen when there is work to do.
+    engine = cache(
+        partial(choose_engine, "faiss" if options.factory else options.search, options.device)
+    )
+    plan: dict[str, Any] = {
+        "k": options.k,
+        "name": options.name,
+        "searched_with": searched_with(options),
+    }
+    inputs = {"1_tables": tables.fingerprint, index.stage: index.fingerprint}
+
+    def find() -> Find:
+        return partial(_find_exactly, run, name, replace(engine(), vectors=index.fingerprint))
+
+    if options.factory:
+        built, find = _approximate(run, options, index, engine().device, how)
+        plan |= {**built.options, "parameters": options.parameters}
+        inputs[built.stage] = built.fingerprint
+
+    def facts() -> dict[str, Any]:
+        told = {
+            "engine": engine().name,
+            "device": engine().device,
+            "searched_with": searched_with(options),
+        }
+        return told | (recall(run, options, find()) if options.factory else {})
+
+    stage = Stage(f"3_candidates/{options.name}", "candidates", plan, inputs)
+    try:
+        return run_stage(
+            run,
+            stage,
+            lambda: partial(_search_shard, run, options, find()),
+            run.query_shards(),
+            how,
+            facts,
+        )
+    finally:
+        flat.forget()
+        approximate.forget()
+
+
+def _check(options: MineDense) -> None:
+    """Refuse options that contradict each other."""
+    if options.symmetric and options.queries_from_positives:
+        raise UserError(
+            "--symmetric searches with the query too, --queries-from-positives without it; give one"
+            " of them"
+        )
+    if options.parameters and not options.factory:
+        raise UserError(
+            f"--parameters {options.parameters} belongs to an approximate index; name it with"
+            " --factory, or leave it out"
+        )
+    if options.factory and options.search in ("numpy", "torch"):
+        raise UserError(
+            f"--factory {options.factory} is built by FAISS, not by --search {options.search};"
+            " leave --search out"
+        )
+
+
+def _approximate(
+    run: Run, options: MineDense, index: Manifest, device: str, how: How
+) -> tuple[Manifest, Callable[[], Find]]:
+    """Build the approximate index that the options name, if it is not there, and return its
+    manifest and what gives its search.
+    """
+    vectors = Vectors(run, options.index or options.name)
+    what = approximate.Factory(
+        index.stage, options.factory or "", options.parameters or "", options.group_documents
+    )
+    groups = what.groups(vectors.blocks(), vectors.corpus.shard_size)
+    return approximate.build(run, what, index.fingerprint, groups, how), lambda: partial(
+        approximate.find, run, what, groups, device
+    )
+
+
+def _find_exactly(
+    run: Run, name: str, engine: Engine, queries: np.ndarray, depth: int
+) -> tuple[np.ndarray, np.ndarray]:
+    return search(engine, queries, Vectors(run, name).blocks(), depth)
+
+
+def searched_with(options: MineDense) -> str:
+    """Return what a source's candidates are near to; ranks say how well queries are answered
+    only if it is "query".
+    """
+    return (
+        "query and positives"
+        if options.symmetric
+        else "positives"
+        if options.queries_from_positives
+        else "query"
+    )
+
+
+class Vectors:
+    """The vectors of a dense index, memory-mapped."""
+
+    def __init__(self, run: Run, name: str):
+        self.folder, self.corpus = run.path / "2_index" / name, Corpus(run)
+
+    def block(self, key: str) -> np.ndarray:
+        """Return the vectors (m, d) float32 of a document shard."""
+        return np.load(self.folder / "documents" / f"{key}.npy", mmap_mode="r")
+
+    def blocks(self) -> list[Block]:
+        """Return what reads the vectors of all document shards, in order."""
+        return [
+            (int(key) * self.corpus.shard_size, partial(self.block, key))
+            for key in self.corpus.keys
+        ]
+
+    def queries(self, key: str) -> np.ndarray:
+        """Return the vectors (n, d) float32 of a query shard."""
+        return np.load(self.folder / "queries" / f"{key}.npy", mmap_mode="r")
+
+    def documents(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors (p, d) float32 of documents, by row of the corpus."""
+        out = np.empty((len(rows), self.block(self.corpus.keys[0]).shape[1]), np.float32)
+        shard = rows // self.corpus.shard_size
+        for number in np.unique(shard):
+            here = shard == number
+            out[here] = self.block(self.corpus.keys[number])[
+                rows[here] - number * self.corpus.shard_size
+            ]
+        return out
+
+
+def document_vectors(run: Run, index: str, shelf: Shelf, rows: np.ndarray) -> np.ndarray:
+    """Return the vectors (p, d) float32 of documents by row of a shelf: the index's own; made
+    ones are encoded now, as the index was.
+    """
+    vectors, made = Vectors(run, index), shelf.is_made(rows)
+    if not made.any():
+        return vectors.documents(rows)
+    options = run.need(f"2_index/{index}", "index dense").options
+    encode = load_encoder(
+        Encoder(**{name: value for name, value in options.items() if name in Encoder.model_fields})
+    )
+    encoded = encode(shelf.texts(rows[made]), "document")
+    out = np.empty((len(rows), encoded.shape[1]), np.float32)
+    out[made], out[~made] = encoded, vectors.documents(rows[~made])
+    return out
+
+
+def find_index(run: Run, options: Encoder) -> str | None:
+    """Return the name of a finished dense index of the tables as they are now, whose vectors are
+    those of this encoder, or None.
+    """
+    model, tables = encoder_fingerprint(options), run.tables().fingerprint
+    made = {name: run.find(f"2_index/{name}") for name in run.names("2_index")}
+    return next(
+        (
+            name
+            for name, index in made.items()
+            if index and index.model == model and index.inputs.get("1_tables") == tables
+        ),
+        None,
+    )
+
+
+def _encode_shard(run: Run, options: IndexDense, key: str) -> Shard:
+    encode = load_encoder(options)
+    table, _, shard = key.partition("/")
+    if table == "documents":
+        return Shard({key: encode(texts_of(Corpus(run).shard(shard)), "document")})
+    return Shard({key: encode(run.read("1_tables/queries", shard)["text"].to_pylist(), "query")})
+
+
+def _search_shard(run: Run, options: MineDense, find: Find, key: str) -> Shard:
+    corpus, query_ids, positives = _shard(run, key)
+    searchers, owners = _searchers(run, options, key, positives)
+    found = find(searchers, min(depth_for(options.k, positives[0]), len(corpus)))
+    if searched_with(options) != "query":
+        found = fold(found, owners, positives, len(query_ids), options.k)
+    return Shard({key: candidates(corpus, query_ids, positives, found, options.k, options.name)})
+
+
+def _shard(run: Run, key: str) -> tuple[Corpus, list[str], tuple[np.ndarray, np.ndarray]]:
+    """Return the corpus, and the query_ids and positive rows of a query shard."""
+    corpus, query_ids = Corpus(run), run.read("1_tables/queries", key)["query_id"].to_pylist()
+    return corpus, query_ids, positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+
+
+def _searchers(
+    run: Run, options: MineDense, key: str, positives: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors (s, d) that search for a shard's queries, and the place of the query
+    that each belongs to (s,).
+    """
+    vectors, what = Vectors(run, options.index or options.name), searched_with(options)
+    own = np.ascontiguousarray(vectors.queries(key))
+    if what == "query":
+        return own, np.arange(len(own))
+    others = vectors.documents(positives[1])
+    if what == "positives":
+        return others, positives[0]
+    return np.vstack((own, others)), np.concatenate((np.arange(len(own)), positives[0]))
+
+
+def fold(
+    found: tuple[np.ndarray, np.ndarray],
+    owners: np.ndarray,
+    positives: tuple[np.ndarray, np.ndarray],
+    queries: int,
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Merge what several vectors found for one query: a document counts by its best score; the
+    query's own positives are left out.
+
+    Args:
+        found: rows and scores, both (s, m), -1 for no document.
+        owners: (s,) place of the query that each vector searched for.
+        positives: places of queries and rows of their positives, both (p,).
+        queries: how many there are, those that nothing searched for counted.
+        k: documents per query.
+
+    Returns:
+        rows (queries, k) int64 and scores (queries, k) float32, in order of score, then row; -1 and
+        -inf where there are fewer.
+    """
+    rows, scores, owner = found[0].ravel(), found[1].ravel(), np.repeat(owners, found[0].shape[1])
+    size = max(rows.max(initial=0), positives[1].max(initial=0)) + 1
+    there = (rows >= 0) & ~np.isin(owner * size + rows, positives[0] * size + positives[1])
+    rows, scores, owner = rows[there], scores[there], owner[there]
+    order = np.lexsort((rows, -scores, owner))
+    rows, scores, owner = rows[order], scores[order], owner[order]
+    # of each document, where it scores best
+    first = np.sort(np.unique(owner * size + rows, return_index=True)[1])
+    rows, scores, owner = rows[first], scores[first], owner[first]
+    rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    out_rows, out_scores, keep = (
+        np.full((queries, k), -1),
+        np.full((queries, k), -np.inf, np.float32),
+        rank < k,
+    )
+    out_rows[owner[keep], rank[keep]], out_scores[owner[keep], rank[keep]] = (
+        rows[keep],
+        scores[keep],
+    )
+    return out_rows, out_scores
+
+
+def recall(run: Run, options: MineDense, find: Find) -> dict[str, Any]:
+    """Return which share of the k nearest documents approximate search finds, for a sample of
+    queries.
+    """
+    exact = partial(
+        _find_exactly,
+        run,
+        options.index or options.name,
+        choose_engine("auto", "cpu" if options.device == "cpu" else "auto"),
+    )
+    corpus, hits, there, count = Corpus(run), 0, 0, 0
+    for searchers, queries in _sample(run, options):
+        (about, _), (true, _) = (
+            search(searchers, min(options.k, len(corpus))) for search in (find, exact)
+        )
+        count += queries
+        there += (true >= 0).sum()
+        hits += sum(len(np.intersect1d(a, t[t >= 0])) for a, t in zip(about, true, strict=True))
+    return {
+        f"recall@{options.k}": round(float(hits / there), 4) if there else None,
+        "recall_queries": count,
+    }
+
+
+def _sample(run: Run, options: MineDense) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield, shard by shard, the vectors that search for a sample of queries, and how many queries
+    they are.
+
+    The sample depends on the seed and the query_ids alone, not on how they are cut.
+    """
+    ids = (
+        (query_id, key)
+        for key in run.query_shards()
+        for query_id in run.read("1_tables/queries", key)["query_id"].to_pylist()
+    )
+    drawn = heapq.nsmallest(
+        RECALL_QUERIES, ids, key=lambda item: hashlib.blake2b(f"{SEED} {item[0]}".encode()).digest()
+    )
+    for key in sorted({key for _, key in drawn}):
+        _, query_ids, positives = _shard(run, key)
+        searchers, owners = _searchers(run, options, key, positives)
+        chosen = np.isin(query_ids, [query_id for query_id, _ in drawn])
+        yield searchers[chosen[owners]], int(chosen.sum())

@@ -1,0 +1,60 @@
+"""queries -> candidates drawn at random: the source that always exists, and the floor that every
+other source is held against.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from miner.corpus import Corpus
+from miner.engine import How
+from miner.options import MineRandom
+from miner.query_shard import candidates, positive_rows
+from miner.seeds import generator
+from miner.store import Manifest, Run, Shard, Stage, run_stage
+
+
+def mine_random(run: Run, options: MineRandom, how: How) -> Manifest:
+    """Draw documents for every query: queries -> 3_candidates/random."""
+    stage = Stage(
+        "3_candidates/random",
+        "candidates",
+        options.record(),
+        {"1_tables": run.tables().fingerprint},
+    )
+    return run_stage(
+        run, stage, lambda: partial(_draw_shard, run, options), run.query_shards(), how
+    )
+
+
+def draw(seed: int, query_id: str, documents: int, count: int) -> np.ndarray:
+    """Return `count` different rows below `documents` (all of them if there are fewer), int64;
+    they depend on seed and query_id alone.
+    """
+    return generator(seed, query_id).choice(
+        documents, min(count, documents), replace=False, shuffle=True
+    )
+
+
+def _draw_shard(run: Run, options: MineRandom, key: str) -> Shard:
+    corpus = Corpus(run)
+    query_ids = run.read("1_tables/queries", key)["query_id"].to_pylist()
+    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    # never the shard's depth: a draw is the query's own
+    counts = options.k + np.bincount(positives[0], minlength=len(query_ids))
+    rows = np.full((len(query_ids), counts.max(initial=0)), -1, np.int64)
+    for place, (query_id, count) in enumerate(zip(query_ids, counts.tolist(), strict=True)):
+        drawn = draw(options.seed, query_id, len(corpus), count)
+        rows[place, : len(drawn)] = drawn
+    return Shard(
+        {
+            key: candidates(
+                corpus,
+                query_ids,
+                positives,
+                (rows, np.full(rows.shape, np.nan)),
+                options.k,
+                "random",
+            )
+        }
+    )

@@ -1,0 +1,205 @@
+"""positives + chosen words -> made documents and candidates: negatives in which one word, or the
+place of two phrases, is changed.
+
+Words are picked and given out by `miner.words.targets`; here they are put into the texts. The other
+rewriter, `swap`, needs no words: two phrases of one kind exchange places within a text ("a man on a
+horse", "a horse on a man"). With rewriter `llm` a language model is told the word that was picked,
+and finds the other one itself.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from miner.engine import How
+from miner.files import file_fingerprint, fingerprint
+from miner.llm.client import Door
+from miner.llm.generate import Task, facts, one_process, written_shard
+from miner.llm.prompts import load_prompt, prompt_path
+from miner.llm.verify import Guard
+from miner.made import Negative, made_shard
+from miner.options import MineSubstitute
+from miner.query_shard import asked_of
+from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.words.concreteness import Word
+from miner.words.edits import change_of, lemmas_of, put
+from miner.words.neighbours import PARTS
+from miner.words.parsing import load_parser, parser_fingerprint
+from miner.words.swap import swap
+from miner.words.targets import GIVEN_FOLDER, find_slots, words_in
+from miner.words.wordnet import load_wordnet
+
+KINDS = {"O": "object", "A": "attribute", "R": "relation"}
+# what a substitution does to the meaning: the text speaks of another thing, attribute or relation
+EFFECT = "change"
+
+
+def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifest]:
+    """Make negatives by changing words: positives -> 2_index/<name> (the words),
+    3_candidates/<name>.
+
+    Raises:
+        UserError: there are no tables, no such parser, encoder or lexicon.
+    """
+    inputs, done = {"1_tables": run.tables().fingerprint}, list[Manifest]()
+    door = Door(run, options) if options.rewriter == "llm" else None
+    if options.rewriter != "swap":
+        done.append(find_slots(run, options, how))
+        inputs[done[0].stage] = done[0].fingerprint
+    parser = parser_fingerprint(options.spacy_model)
+    model = (
+        parser
+        if door is None
+        else fingerprint([parser, door.model, file_fingerprint(prompt_path(options.prompt))])
+    )
+    stage = Stage(
+        f"3_candidates/{options.name}", "candidates", options.record(), inputs, model=model
+    )
+    # so that nobody asks how well this source finds positives
+    plain = {"searched_with": "nothing: documents are made"}
+    then = partial(facts, run, options, load_prompt(options.prompt)) if door else lambda: plain
+    how = one_process(how) if door else how
+    return [
+        *done,
+        run_stage(
+            run,
+            stage,
+            lambda: partial(_make_shard, run, options, door),
+            run.query_shards(),
+            how,
+            then,
+        ),
+    ]
+
+
+def _make_shard(run: Run, options: MineSubstitute, door: Door | None, key: str) -> Shard:
+    if door is not None:
+        return written_shard(
+            run, options, door, load_prompt(options.prompt), list(_tasks(run, options, key)), key
+        )
+    made = list(
+        _substituted(run, options, key)
+        if options.rewriter == "lexical"
+        else _swapped(run, options, key)
+    )
+    return made_shard(run, options.name, made, key)
+
+
+def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
+    """Ask a language model for another word in place of the first that was picked of each text."""
+    slots, asked = (
+        run.read(f"2_index/{options.name}", key).to_pylist(),
+        dict(asked_of(run, key, options.k)),
+    )
+    queries = dict(
+        zip(
+            *(run.read("1_tables/queries", key)[name].to_pylist() for name in ("query_id", "text")),
+            strict=True,
+        )
+    )
+    turns, seen = Counter[str](), set[int]()
+    for slot in slots:
+        if slot["text"] in seen:
+            continue
+        seen.add(slot["text"])
+        what = asked[slot["query_id"]]
+        text = what.texts[what.parents.index(slot["parent_id"])]
+        fields = {"text": text, "kind": KINDS[slot["route"]], "word": slot["old"]}
+        check = partial(_checked, text, slot, words_in(what.guarded))
+        guard = Guard(text, queries[slot["query_id"]], what.guarded)
+        yield Task(
+            slot["query_id"],
+            slot["parent_id"],
+            turns[slot["query_id"]],
+            fields,
+            guard,
+            check,
+            slot["rating"],
+        )
+        turns[slot["query_id"]] += 1
+
+
+def _checked(
+    original: str, slot: dict[str, Any], forbidden: set[str], text: str
+) -> tuple[str | None, dict[str, Any]]:
+    """Return what is wrong with a rewritten text, and what is said of it: one word was to
+    change, into none that WordNet ties to it.
+    """
+    made = change_of(original, text, slot["start"], slot["end"], forbidden)
+    reason, lemmas = made.reason, sorted(lemmas_of(made.new))
+    if reason is None and any(
+        load_wordnet().related(slot["lemma"], lemma, PARTS.get(slot["pos"], slot["pos"]))
+        for lemma in lemmas
+    ):
+        reason = "related_word"
+    detail = {
+        "span": f"{slot['start']}:{slot['end']}",
+        "old": slot["old"],
+        "new": made.new,
+        "old_lemma": slot["lemma"],
+        "old_rating": slot["rating"],
+        "route": slot["route"],
+    }
+    return reason, detail
+
+
+def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:
+    """Put the words that were given into their texts, in order of query, then choice."""
+    folder = f"2_index/{options.name}"
+    slots, texts = run.read(folder, key), dict[str, str]()
+    for _, asked in asked_of(run, key, options.k):
+        texts |= dict(zip(asked.parents, asked.texts, strict=True))
+    for given in run.read(f"{folder}/{GIVEN_FOLDER}", key).to_pylist():
+        slot = {name: slots[name][given["slot"]].as_py() for name in slots.column_names}
+        word = Word(
+            0,
+            0,
+            slot["start"],
+            slot["end"],
+            slot["old"],
+            slot["lemma"],
+            slot["pos"],
+            slot["tag"],
+            slot["rating"],
+            slot["route"],
+        )
+        text, edit = put(texts[slot["parent_id"]], word, given["new"], slot["opens"])
+        detail = {
+            "span": f"{edit.start}:{edit.end}",
+            "old": word.surface,
+            "new": edit.text,
+            "old_lemma": word.lemma,
+            "new_lemma": given["new_lemma"],
+            "old_rating": word.rating,
+            "new_rating": given["new_rating"],
+            "route": word.route,
+            "meaning_effect": EFFECT,
+        }
+        yield Negative(slot["query_id"], slot["parent_id"], text, detail, word.rating)
+
+
+def _swapped(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:
+    """Exchange two phrases of each text."""
+    asked = list(asked_of(run, key, options.k))
+    texts = sorted({text for _, what in asked for text in what.texts})
+    parsed = dict(zip(texts, load_parser(options.spacy_model)(texts), strict=True))
+    for query_id, what in asked:
+        for turn, (parent, text) in enumerate(zip(what.parents, what.texts, strict=True)):
+            made = swap(
+                text,
+                parsed[text],
+                options.seed,
+                what.parents[:turn].count(parent),
+                query_id,
+                parent,
+            )
+            if made is not None:
+                detail = {
+                    "span": made.span,
+                    "old": made.first,
+                    "new": made.second,
+                    "route": made.route,
+                    "meaning_effect": EFFECT,
+                }
+                yield Negative(query_id, parent, made.text, detail, None)

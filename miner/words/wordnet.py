@@ -1,0 +1,509 @@
+"""How two words are related, by Open English WordNet: which may never stand for one another, and
+which stand under one parent.
+
+Words are asked for as (lemma, part of speech), lowercased. `related` is the question for pairs,
+`barred` writes out its answers for a word.
+
+What ties two words, over all their senses:
+
+    the same thing    synonyms; similar-to and see-also; by their first senses also adjectives that
+                      hang on one head (huge, giant), unless its satellites exclude each other
+                      (red, blue; striped, dotted)
+    is a              hypernyms and hyponyms at any distance; of adjectives, those of the
+                      attributes they go with (crimson, red)
+    has a             parts, members and substances, what a verb entails or causes; all handed down
+                      (a taxi has a car's bumper)
+    the same stem     derivations and pertainyms, of any part of speech; listed irregular forms
+
+Antonyms are no tie: "a hot plate" makes a fine negative of "a cold plate".
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from miner.errors import UserError
+from miner.words.data_files import data_file
+
+KINDS = {"NOUN": "n", "PROPN": "n", "VERB": "v", "ADJ": "a", "NUM": "a", "ADV": "r"}
+# Families of adjectives that exclude each other: heads whose satellites do (any other head's say
+# more or less the same), heads that do.
+FAMILIES = (
+    (("chromatic", "achromatic"), ("black", "white")),
+    *(
+        ((name,), ())
+        for name in ("patterned", "cardinal", "ordinal", "cooked", "preserved", "formed")
+    ),
+)
+ATTRIBUTE = "noun.attribute"
+NAMED = 2  # senses by which a word is known
+BREAK = re.compile("[ -]")
+Name = TypeVar("Name")
+
+
+class Meaning(NamedTuple):
+    """What a word is and what stands above it.
+
+    Attributes:
+        own: its synsets; of an adjective also the attributes of its name or that it is derived
+            from.
+        above: `own`, their hypernyms at any distance, the parts of all these, and what is similar.
+        beside: words tied to it by their stem or by a shared head, forms, itself.
+    """
+
+    own: frozenset[int]
+    above: frozenset[int]
+    beside: frozenset[str]
+
+
+class Rows:
+    """A list of numbers for each row, kept flat."""
+
+    def __init__(self, starts: np.ndarray, values: np.ndarray):
+        self.starts, self.values = starts.tolist(), values.tolist()
+
+    def __getitem__(self, row: int) -> list[int]:
+        return self.values[self.starts[row] : self.starts[row + 1]]
+
+    @classmethod
+    def of_pairs(cls, rows: np.ndarray, values: np.ndarray, n: int) -> "Rows":
+        """Gather the values of each row, in ascending order of value, of n rows."""
+        order = np.lexsort((values, rows))
+        return cls(np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))]), values[order])
+
+
+class WordNet:
+    """The tables of `data/wordnet`, read once; all questions are pure.
+
+    Args:
+        folder: where words.parquet, synsets.parquet and links.parquet lie.
+
+    Raises:
+        UserError: a table is missing.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            words, synsets, self._link_table = (
+                pq.read_table(folder / f"{name}.parquet") for name in ("words", "synsets", "links")
+            )
+        except FileNotFoundError as error:
+            raise UserError(
+                f"no WordNet in {folder}; expected words.parquet, synsets.parquet, links.parquet:"
+                " data/build_wordnet.py makes them"
+            ) from error
+        # by way of NumPy: to_pylist takes 0.3 s for the dictionary column
+        self.lemmas: list[str] = words["lemma"].to_numpy().tolist()
+        self._cased: list[bool] = words["cased"].to_numpy().tolist()
+        self._forms = words["forms"].combine_chunks()
+        self._fields: list[str] = synsets["field"].to_numpy().tolist()
+        self._satellite: list[bool] = synsets["satellite"].to_numpy().tolist()
+        pos = words["pos"].to_numpy().tolist()
+        self._ranges = {
+            kind: range(bisect_left(pos, kind), bisect_right(pos, kind))
+            for kind in sorted(set(KINDS.values()))
+        }
+        self._numbers = {
+            kind: dict(zip(self.lemmas[its.start : its.stop], its, strict=True))
+            for kind, its in self._ranges.items()
+        }
+        self._synsets = synsets.combine_chunks()
+        self._senses, self._members = _both_ways(words["senses"], len(synsets))
+        self._meanings: dict[tuple[str, str], Meaning] = {}
+
+    def knows(self, lemma: str, pos: str) -> bool:
+        """Return whether WordNet has the word with this part of speech (NOUN, PROPN, VERB, ADJ,
+        NUM, ADV; any other: no).
+        """
+        return self._number(lemma, pos) is not None
+
+    def field(self, lemma: str, pos: str) -> str:
+        """Return the lexicographer file of the first sense, such as noun.food; "" for an unknown
+        word.
+        """
+        number = self._number(lemma, pos)
+        return "" if number is None else self._fields[self._senses[number][0]]
+
+    def forms(self, lemma: str, pos: str) -> tuple[str, ...]:
+        """Return the irregular inflections that WordNet lists."""
+        number = self._number(lemma, pos)
+        return () if number is None else tuple(self._forms[number].as_py())
+
+    def related(self, a: str, b: str, pos: str) -> bool:
+        """Return whether one word may not stand for the other: symmetric, true of a word and
+        itself, false if one is unknown.
+        """
+        one, two = self._meaning(a, pos), self._meaning(b, pos)
+        if b in one.beside or a in two.beside:
+            return True
+        return not (one.own.isdisjoint(two.above) and two.own.isdisjoint(one.above))
+
+    @lru_cache(maxsize=8192)  # noqa: B019 -- load_wordnet keeps the one instance
+    def barred(self, lemma: str, pos: str) -> frozenset[str]:
+        """Return every lemma that must never replace the word, itself included: see the head of
+        this module.
+        """
+        meaning, kind = self._meaning(lemma, pos), KINDS.get(pos, "")
+        below = self._closure(meaning.own | self._reach(meaning.own, self._wholes), self._hyponyms)
+        return meaning.beside | self._names(meaning.above | below, kind)
+
+    @lru_cache(maxsize=8192)  # noqa: B019 -- load_wordnet keeps the one instance
+    def co_hyponyms(self, lemma: str, pos: str, senses: int = 2) -> tuple[str, ...]:
+        """Return words under one direct hypernym with the word, by one of its first senses and one
+        of their first two; none is barred.
+
+        Antonyms come first. Adjectives have no hypernyms: theirs are the antonym's cluster (large:
+        small, tiny), the family of exclusive satellites (red: blue, black; striped: dotted), and
+        what pertains to co-hyponyms of their noun (hepatic: cardiac). A compound with the word in
+        it (reddish-brown, dining table) is none, nor for a lowercase word one with capitals. The
+        order: the word's senses, then the other's, then the alphabet.
+
+        Args:
+            lemma, pos: the word.
+            senses: how many of its first senses count.
+        """
+        number, kind = self._number(lemma, pos), KINDS.get(pos, "")
+        if number is None:
+            return ()
+        found: dict[str, None] = {}
+        for synset in self._senses[number][:senses]:
+            antonyms = self._antonyms.get((number, synset), [])
+            apart = self._apart(synset) if kind == "a" else self._siblings(synset)
+            for numbers in (
+                antonyms,
+                *(self._reach(apart, named) for named in self._named),
+                self._pertaining(number, synset),
+            ):
+                found.update(dict.fromkeys(sorted(self.lemmas[other] for other in numbers)))
+        return tuple(
+            name
+            for name in found
+            if self._fits(number, self._numbers[kind][name]) and not self.related(lemma, name, pos)
+        )
+
+    def _fits(self, one: int, two: int) -> bool:
+        """Return whether a word may stand for another as far as capitals go, and neither is a
+        piece of the other.
+        """
+        pieces = [set(BREAK.split(self.lemmas[number])) for number in (one, two)]
+        return (self._cased[one] or not self._cased[two]) and not (
+            pieces[0] <= pieces[1] or pieces[1] <= pieces[0]
+        )
+
+    def _number(self, lemma: str, pos: str) -> int | None:
+        return self._numbers.get(KINDS.get(pos, ""), {}).get(lemma)
+
+    def _meaning(self, lemma: str, pos: str) -> Meaning:
+        key = (lemma, KINDS.get(pos, ""))
+        meaning = self._meanings.get(key)
+        if meaning is None:
+            meaning = self._meanings[key] = self._weigh(
+                lemma, key[1], self._numbers.get(key[1], {}).get(lemma)
+            )
+        return meaning
+
+    def _weigh(self, lemma: str, kind: str, number: int | None) -> Meaning:
+        if number is None:
+            return Meaning(frozenset(), frozenset(), frozenset([lemma]))
+        own = set(self._senses[number])
+        near = self._reach(own, self._similar) | self._reach(own, self._also)
+        beside = {
+            lemma,
+            *self._forms[number].as_py(),
+            *(self.lemmas[other] for other in self._stems[number]),
+        }
+        beside |= {
+            self.lemmas[other]
+            for synset in self._reach(own, self._attributes)
+            for other in self._members[synset]
+        }
+        if kind == "a":
+            beside |= self._cluster(number)
+            same_name = (
+                self._senses[self._numbers["n"][lemma]] if lemma in self._numbers["n"] else []
+            )
+            own.update(
+                synset
+                for synset in (*self._derived.get(number, ()), *same_name)
+                if self._fields[synset] == ATTRIBUTE
+            )
+        above = self._closure(own, self._hypernyms)
+        return Meaning(
+            frozenset(own),
+            frozenset(above | self._reach(above, self._has) | near),
+            frozenset(beside),
+        )
+
+    def _closure(self, seeds: Iterable[int], rows: Rows) -> set[int]:
+        """Return the seeds and all that is reached from them."""
+        seen = set(seeds)
+        todo = list(seen)
+        while todo:
+            for synset in rows[todo.pop()]:
+                if synset not in seen:
+                    seen.add(synset)
+                    todo.append(synset)
+        return seen
+
+    def _reach(self, seeds: Iterable[int], rows: Rows) -> set[int]:
+        """Return what is reached from the seeds in one step."""
+        return {synset for seed in seeds for synset in rows[seed]}
+
+    def _names(self, synsets: Iterable[int], kind: str) -> frozenset[str]:
+        """Return the words of synsets; where adjectives are asked for, of adjectives and
+        attributes, and those derived from the latter.
+        """
+        if kind != "a":
+            return frozenset(
+                self.lemmas[number] for synset in synsets for number in self._members[synset]
+            )
+        synsets = [
+            synset
+            for synset in synsets
+            if self._fields[synset].startswith("adj.") or self._fields[synset] == ATTRIBUTE
+        ]
+        numbers = [
+            (*self._members[synset], *self._adjectives.get(synset, ())) for synset in synsets
+        ]
+        return frozenset(self.lemmas[number] for some in numbers for number in some)
+
+    def _cluster(self, number: int) -> set[str]:
+        """Return the adjectives that share a head with one, by the first senses of both, where
+        sharing it means much the same.
+        """
+        heads = {
+            head
+            for synset in self._senses[number][:NAMED]
+            for head in self._heads(synset)
+            if head not in self._family
+        }
+        near = {synset for head in heads for synset in (head, *self._satellites(head))}
+        return {
+            self.lemmas[other]
+            for synset in near
+            for other in self._members[synset]
+            if synset in self._senses[other][:NAMED]
+        }
+
+    def _apart(self, synset: int) -> list[int]:
+        """Return synsets of adjectives that exclude one: its antonyms' clusters, its family."""
+        heads = [synset, *self._heads(synset)]
+        families = sorted({self._family[head] for head in heads if head in self._family})
+        opposite = {
+            other
+            for head in heads
+            for other in self._opposite.get(head, ())
+            if not (families and other in self._family)
+        }
+        found = {near for other in opposite for near in (other, *self._satellites(other))}
+        for family in families:
+            names, members = FAMILIES[family]
+            found.update(near for name in names for near in self._satellites(self._head(name)))
+            found.update(self._head(name) for name in members)
+        return sorted(found)
+
+    def _siblings(self, synset: int) -> list[int]:
+        """Return the other synsets under the same direct hypernyms."""
+        return sorted(self._reach(self._hypernyms[synset], self._hyponyms) - {synset})
+
+    def _pertaining(self, number: int, synset: int) -> list[int]:
+        """Return the adjectives that pertain to siblings of the nouns that this one pertains to."""
+        nouns = self._pertains.get((number, synset), ())
+        return [
+            word
+            for noun in nouns
+            for sibling in self._siblings(noun)
+            for word in self._pertainers.get(sibling, ())
+        ]
+
+    def _heads(self, synset: int) -> list[int]:
+        """Return the heads of a satellite; a head is its own."""
+        return (
+            [head for head in self._similar[synset] if not self._satellite[head]]
+            if self._satellite[synset]
+            else [synset]
+        )
+
+    def _satellites(self, head: int) -> list[int]:
+        return [synset for synset in self._similar[head] if self._satellite[synset]]
+
+    @cached_property
+    def _family(self) -> dict[int, int]:
+        """Head -> number of its family."""
+        known = self._numbers["a"]
+        return {
+            self._head(name): family
+            for family, names in enumerate(FAMILIES)
+            for name in (*names[0], *names[1])
+            if name in known
+        }
+
+    def _head(self, name: str) -> int:
+        """Return that sense of an adjective which has the most satellites, the first on a tie."""
+        return max(
+            self._senses[self._numbers["a"][name]], key=lambda synset: len(self._satellites(synset))
+        )
+
+    @cached_property
+    def _named(self) -> tuple[Rows, ...]:
+        """Synset -> the words whose first sense it is; whose second; as far as NAMED goes."""
+        starts, sense = np.array(self._senses.starts), np.array(self._senses.values)
+        words = np.repeat(np.arange(len(self.lemmas)), np.diff(starts))
+        rank = np.arange(len(sense)) - starts[words]
+        return tuple(
+            Rows.of_pairs(sense[rank == place], words[rank == place], len(self._synsets))
+            for place in range(NAMED)
+        )
+
+    @cached_property
+    def _hypernyms(self) -> Rows:
+        return _rows(self._synsets["hypernyms"])
+
+    @cached_property
+    def _hyponyms(self) -> Rows:
+        return _both_ways(self._synsets["hypernyms"], len(self._synsets))[1]
+
+    @cached_property
+    def _has(self) -> Rows:
+        return Rows.of_pairs(*self._having, len(self._synsets))
+
+    @cached_property
+    def _wholes(self) -> Rows:
+        rows, values = self._having
+        return Rows.of_pairs(values, rows, len(self._synsets))
+
+    @cached_property
+    def _having(self) -> tuple[np.ndarray, np.ndarray]:
+        return _pairs(self._synsets, ["parts", "entails", "causes"])
+
+    @cached_property
+    def _similar(self) -> Rows:
+        return self._symmetric("similar")
+
+    @cached_property
+    def _also(self) -> Rows:
+        return self._symmetric("also")
+
+    def _symmetric(self, relation: str) -> Rows:
+        """Gather a relation of synsets; its links of single senses, a handful, count for the
+        whole synset.
+        """
+        rows, values = _pairs(self._synsets, [relation])
+        one, two = self._links(relation)[:, [1, 3]].T
+        return Rows.of_pairs(
+            np.concatenate([rows, one, two]), np.concatenate([values, two, one]), len(self._synsets)
+        )
+
+    @cached_property
+    def _attributes(self) -> Rows:
+        return Rows.of_pairs(*_pairs(self._synsets, ["attributes"]), len(self._synsets))
+
+    @cached_property
+    def _stems(self) -> Rows:
+        """Word -> words by derivation or pertainym, either way."""
+        links = np.concatenate([self._links("derivation"), self._links("pertainym")])
+        return Rows.of_pairs(
+            np.concatenate([links[:, 0], links[:, 2]]),
+            np.concatenate([links[:, 2], links[:, 0]]),
+            len(self.lemmas),
+        )
+
+    @cached_property
+    def _derived(self) -> dict[int, list[int]]:
+        """Word -> synsets of the senses it is derived from or that are derived from it."""
+        links = self._links("derivation")
+        return _grouped(np.concatenate([links[:, [0, 3]], links[:, [2, 1]]]).tolist())
+
+    @cached_property
+    def _adjectives(self) -> dict[int, list[int]]:
+        """Synset -> adjectives by derivation."""
+        return _grouped(
+            (synset, word)
+            for word, synsets in self._derived.items()
+            if word in self._ranges["a"]
+            for synset in synsets
+        )
+
+    @cached_property
+    def _antonyms(self) -> dict[tuple[int, int], list[int]]:
+        """(word, synset) -> words."""
+        links = self._links("antonym").tolist()
+        return _grouped(pair for a, x, b, y in links for pair in (((a, x), b), ((b, y), a)))
+
+    @cached_property
+    def _opposite(self) -> dict[int, list[int]]:
+        """Synset -> synsets that hold an antonym of one of its words."""
+        links = self._links("antonym").tolist()
+        return _grouped(pair for _, x, _, y in links for pair in ((x, y), (y, x)))
+
+    @cached_property
+    def _pertains(self) -> dict[tuple[int, int], list[int]]:
+        """(adjective, synset) -> synsets of the nouns it pertains to."""
+        return _grouped(((a, x), y) for a, x, _, y in self._links("pertainym").tolist())
+
+    @cached_property
+    def _pertainers(self) -> dict[int, list[int]]:
+        """Synset of a noun -> the adjectives that pertain to it by one of their first senses."""
+        rows = [
+            (y, a)
+            for a, x, _, y in self._links("pertainym").tolist()
+            if x in self._senses[a][:NAMED] and a in self._ranges["a"]
+        ]
+        return _grouped(rows)
+
+    def _links(self, relation: str) -> np.ndarray:
+        """Return (n, 4) int64: word, synset, other word, other synset."""
+        chosen = self._link_table.filter(
+            pc.equal(self._link_table["relation"].cast(pa.string()), relation)
+        )
+        return np.stack(
+            [chosen[name].to_numpy() for name in ("word", "synset", "other_word", "other_synset")],
+            axis=1,
+        ).astype(np.int64)
+
+
+@lru_cache(maxsize=1)
+def load_wordnet() -> WordNet:
+    """Return the WordNet that comes with quarry, read once."""
+    return WordNet(data_file("wordnet"))
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each row's list starts, the end last, and the values."""
+    lists = column.combine_chunks()
+    return lists.offsets.to_numpy(), lists.values.to_numpy()
+
+
+def _rows(column: pa.ChunkedArray) -> Rows:
+    return Rows(*_flat(column))
+
+
+def _both_ways(column: pa.ChunkedArray, n: int) -> tuple[Rows, Rows]:
+    """Return the lists of a column, and for each of n values the rows whose lists hold it."""
+    starts, values = _flat(column)
+    return Rows(starts, values), Rows.of_pairs(
+        values, np.repeat(np.arange(len(starts) - 1), np.diff(starts)), n
+    )
+
+
+def _pairs(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and values of some list columns, one under the other."""
+    flat = [_flat(table[name]) for name in names]
+    rows = [np.repeat(np.arange(len(starts) - 1), np.diff(starts)) for starts, _ in flat]
+    return np.concatenate(rows), np.concatenate([values for _, values in flat])
+
+
+def _grouped(pairs: Iterable[tuple[Name, int]]) -> dict[Name, list[int]]:
+    """Gather the values of each key, once each, ascending."""
+    found: dict[Name, set[int]] = {}
+    for key, value in pairs:
+        found.setdefault(key, set()).add(value)
+    return {key: sorted(values) for key, values in found.items()}
