@@ -128,8 +128,8 @@ def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_j
                     print_manifest(manifest)
     if as_json:
         print_json({"stages": [manifest.model_dump() for manifest in done]})
-    report = at.path / "7_report" / "report.html"
-    if not as_json and any(manifest.stage == "7_report" for manifest in done):
+    report = at.path / at.run.REPORT / "report.html"
+    if not as_json and any(manifest.stage == at.run.REPORT for manifest in done):
         print(f"\nreport: {report.resolve()}")
 
 

@@ -140,7 +140,7 @@ def print_manifest(manifest: "Manifest") -> None:
         manifest.facts.get("other_positives"),
         manifest.facts.get("effective_sample_size"),
     )
-    if others and manifest.stage.startswith("5_sets"):
+    if others:
         print(
             f"  {others:,} of the negatives are positives of other queries; --drop-other-positives"
             " leaves them out"
@@ -158,8 +158,10 @@ def print_manifest(manifest: "Manifest") -> None:
 
 def count_words(stage: str, rows: dict[str, int]) -> str:
     """Say how many rows of each table a stage has; a row of a set is a negative."""
+    from miner.store import Run
+
     words = {
-        "sets": "negatives" if stage.startswith("5_sets") else "sets",
+        "sets": "negatives" if stage.startswith(Run.SETS) else "sets",
         "per_query": "queries",
         "histograms": "bins",
     }
@@ -184,6 +186,8 @@ def print_preview(preview: dict[str, Any]) -> None:
     """Print what select would do: a column for each source, how many candidates it has, how many
     fall at each rule, how many are kept.
     """
+    from miner.store import Run
+
     funnel = preview["funnel"]
     cells = [["", *funnel]] + [
         [name, *(f"{counts[name]:,}" for counts in funnel.values())]
@@ -195,7 +199,7 @@ def print_preview(preview: dict[str, Any]) -> None:
     for line in align(cells, right=True):
         print(line)
     print(
-        f"set {preview['set_name']}: {count_words('5_sets', preview['rows'])};"
+        f"set {preview['set_name']}: {count_words(Run.SETS, preview['rows'])};"
         f" {preview['queries']:,} queries have negatives"
     )
 

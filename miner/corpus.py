@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from miner.store import Run, shard_keys
 from miner.tables import DOCUMENTS, MADE, full_text
 
-FOLDER = "1_tables/documents"
-SOURCES, MADE_DOCUMENTS = "3_candidates", "_documents"
-IDS = "1_tables/_doc_ids.npy"  # all doc_ids as fixed-width bytes, memory-mapped and searched
+FOLDER = Run.DOCUMENTS
+SOURCES, MADE_DOCUMENTS = Run.SOURCES, "_documents"
+IDS = f"{Run.TABLES}/_doc_ids.npy"  # all doc_ids as fixed-width bytes, memory-mapped and searched
 
 
 class Corpus:

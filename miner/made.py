@@ -57,7 +57,7 @@ def made_shard(run: Run, source: str, made: Sequence[Negative], key: str) -> Sha
         (doc_id, documents[doc_id].text, documents[doc_id].parent_id, documents[doc_id].detail)
         for doc_id in sorted(documents)
     ]
-    queries = run.read("1_tables/queries", key)["query_id"].to_pylist()
+    queries = run.read(run.QUERIES, key)["query_id"].to_pylist()
     missing = {"nothing_made": len(queries) - len(rank)} if len(rank) < len(queries) else {}
     return Shard(
         {

@@ -15,7 +15,7 @@ from miner.tables import CANDIDATES, conform
 
 BLOCK = 8192  # documents whose texts are read at once
 
-SOURCES = "3_candidates/"
+SOURCES = f"{Run.SOURCES}/"
 IDS = ["query_id", "doc_id"]
 
 
@@ -192,8 +192,8 @@ def asked_of(run: Run, key: str, count: int) -> Iterator[tuple[str, Asked]]:
     """
     corpus, queries, positives = (
         Corpus(run),
-        run.read("1_tables/queries", key),
-        run.read("1_tables/positives", key),
+        run.read(run.QUERIES, key),
+        run.read(run.POSITIVES, key),
     )
     positives = positives.sort_by(
         [("query_id", "ascending"), ("relevance", "descending"), ("doc_id", "ascending")]

@@ -131,7 +131,16 @@ class Manifest(BaseModel):
 
 
 class Run:
-    """A run folder. Cheap to make and to pickle; nothing is read until asked for."""
+    """A run folder. Cheap to make and to pickle; nothing is read until asked for.
+
+    The names of its folders stand here and nowhere else.
+    """
+
+    TABLES, INDEXES, SOURCES = "1_tables", "2_index", "3_candidates"
+    JUDGES, SETS, METRICS = "4_judgments", "5_sets", "6_metrics"
+    REPORT, EXPORTS = "7_report", "8_export"
+    DOCUMENTS, QUERIES = f"{TABLES}/documents", f"{TABLES}/queries"
+    POSITIVES, LABELS, IMAGES = f"{TABLES}/positives", f"{TABLES}/labels", f"{TABLES}/images"
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -185,7 +194,7 @@ class Run:
             UserError: it is not there, or older than the tables.
         """
         manifest, now = self.need(folder, command), self.tables().fingerprint
-        if manifest.inputs.get("1_tables", now) != now:
+        if manifest.inputs.get(Run.TABLES, now) != now:
             raise UserError(
                 f"{self.path / folder} was made from tables that have changed since; run `quarry"
                 f" {command} --force` first"
@@ -202,7 +211,11 @@ class Run:
         """Return the manifest of 1_tables; its facts say how many documents, shards and queries
         there are.
         """
-        return self.need("1_tables", "ingest")
+        return self.need(Run.TABLES, "ingest")
+
+    def table_input(self) -> dict[str, str]:
+        """Return the input that every later stage has: 1_tables -> its fingerprint."""
+        return {self.TABLES: self.tables().fingerprint}
 
     def query_shards(self) -> list[str]:
         """Return the keys of the query shards, in order."""

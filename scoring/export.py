@@ -122,7 +122,7 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     made = need_set(run, options.name)
     _check(run, options, made)
     negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
-    inputs = {"1_tables": run.tables().fingerprint, made.stage: made.fingerprint}
+    inputs = {run.TABLES: run.tables().fingerprint, made.stage: made.fingerprint}
     judge = None
     if options.format == "scored-list":
         judge = _need_scores(run, made)
@@ -228,12 +228,12 @@ def _folder(run: Run, options: Export) -> str:
             run's other stages.
     """
     if options.out is None:
-        return f"8_export/{options.name}.{options.format}"
+        return f"{run.EXPORTS}/{options.name}.{options.format}"
     out, home = options.out.expanduser().resolve(), run.path.resolve()
-    if out.is_relative_to(home) and not out.is_relative_to(home / "8_export"):
+    if out.is_relative_to(home) and not out.is_relative_to(home / run.EXPORTS):
         raise UserError(
             f"{out} lies inside the run folder, beside its stages; take a folder outside it, or"
-            f" below {home / '8_export'}"
+            f" below {home / run.EXPORTS}"
         )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_export(out))):
         raise UserError(f"{out} exists and is no export; take a new or empty folder")
@@ -251,11 +251,13 @@ def _export_shard(run: Run, options: Export, negatives: int, judge: str | None, 
     with duckdb.connect(config={"threads": 1}) as database:
         database.register(
             "negatives",
-            run.read(f"5_sets/{options.name}", key).select(["query_id", "doc_id", "rank", "score"]),
+            run.read(f"{run.SETS}/{options.name}", key).select(
+                ["query_id", "doc_id", "rank", "score"]
+            ),
         )
         database.register("positives", _positives(run, options, judge, key))
         if options.format == "open-clip":
-            database.register("queries", run.read("1_tables/queries", key))
+            database.register("queries", run.read(run.QUERIES, key))
             database.register("images", _images(run, options, key))
         counted = {"negatives": negatives} if options.format == "n-tuple" else {}
         rows = database.sql(ROWS[options.format], params=counted).to_arrow_table()
@@ -274,7 +276,7 @@ def _export_shard(run: Run, options: Export, negatives: int, judge: str | None, 
 
 def _judgments(judge: str) -> str:
     """Return the folder of a judge's rows: those of "similarity.positive" lie with "similarity"."""
-    return f"4_judgments/{judge.partition('.')[0]}"
+    return f"{Run.JUDGES}/{judge.partition('.')[0]}"
 
 
 def _positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Table:
@@ -284,8 +286,8 @@ def _positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Tab
     The score is null where no judge is asked for, or it did not say.
     """
     folders = [
-        "1_tables/positives",
-        *([f"5_sets/{options.name}/_promoted"] if options.promoted else []),
+        run.POSITIVES,
+        *([f"{run.SETS}/{options.name}/_promoted"] if options.promoted else []),
     ]
     positives = pa.concat_tables(
         run.read(folder, key).select(["query_id", "doc_id"]) for folder in folders
@@ -298,7 +300,7 @@ def _positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Tab
 
 
 def _images(run: Run, options: Export, key: str) -> pa.Table:
-    images = run.read("1_tables/images", key)
+    images = run.read(run.IMAGES, key)
     if options.image_folder is None:
         return images
     paths = [join(str(options.image_folder), path) for path in images["image"].to_pylist()]
@@ -361,7 +363,7 @@ def _with_texts(run: Run, key: str, rows: pa.Table, negatives: int) -> pa.Table:
     ids = pc.unique(
         pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
     )
-    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
     places = corpus.rows(ids.to_pylist())
     if (places < 0).any():
         raise UserError(

@@ -76,7 +76,7 @@ def _positives(
     run: Run, recipe: Recipe, key: str, place: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     with database(
-        positives=run.read("1_tables/positives", key), judged=judged(run, recipe.judges[0], key)
+        positives=run.read(run.POSITIVES, key), judged=judged(run, recipe.judges[0], key)
     ) as db:
         rows = db.sql(
             "SELECT query_id, doc_id, score FROM positives LEFT JOIN judged USING (query_id,"
@@ -111,8 +111,8 @@ def vectors_of(run: Run) -> str:
     """
     similar = run.find(SIMILARITY)
     stage = str(similar.facts.get("vectors", "")) if similar else ""
-    name = Path(stage).name if stage.startswith("2_index/") else "dense"
-    run.need_current(f"2_index/{name}", "index dense")
+    name = Path(stage).name if stage.startswith(f"{run.INDEXES}/") else "dense"
+    run.need_current(f"{run.INDEXES}/{name}", "index dense")
     return name
 
 

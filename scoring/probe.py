@@ -149,7 +149,7 @@ def probe_set(run: Run, name: str, most: int, seed: int) -> Probe | None:
     with a first positive in common, such as captions of one image, are one group. Of more than
     `most` pairs a part is drawn, by a hash of seed and ids.
     """
-    total = sum(len(run.read(f"5_sets/{name}", key)) for key in run.query_shards())
+    total = sum(len(run.read(f"{run.SETS}/{name}", key)) for key in run.query_shards())
     share, found = most / max(total, 1), Pairs([], [], [])
     for key in run.query_shards():
         _gather(run, name, key, share, seed, found)
@@ -160,12 +160,12 @@ def probe_set(run: Run, name: str, most: int, seed: int) -> Probe | None:
 
 def _gather(run: Run, name: str, key: str, share: float, seed: int, found: Pairs) -> None:
     shelf, first = Shelf(run, key), dict[str, str]()
-    for row in run.read("1_tables/positives", key).to_pylist():
+    for row in run.read(run.POSITIVES, key).to_pylist():
         first[row["query_id"]] = min(first.get(row["query_id"], row["doc_id"]), row["doc_id"])
     parents = dict(
         zip(shelf.made["doc_id"].to_pylist(), shelf.made["parent_id"].to_pylist(), strict=True)
     )
-    rows = run.read(f"5_sets/{name}", key)
+    rows = run.read(f"{run.SETS}/{name}", key)
     pairs = [
         (first[query_id], parents.get(doc_id) or first[query_id], doc_id)
         for query_id, doc_id in zip(

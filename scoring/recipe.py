@@ -16,7 +16,7 @@ from miner.store import Run
 from scoring.options import Select, read_bound
 from scoring.samplers import SAMPLERS
 
-DUPLICATES, SIMILARITY = "4_judgments/duplicates", "4_judgments/similarity"
+DUPLICATES, SIMILARITY = f"{Run.JUDGES}/duplicates", f"{Run.JUDGES}/similarity"
 NEAREST = "similarity.positive"
 MARGINS = ("absolute_margin", "percent_margin")  # what needs the query's own positives' scores
 # what needs the candidate's score
@@ -150,7 +150,7 @@ def read_recipe(run: Run, options: Select) -> Recipe:
     }
     for judge, folder in found.items():
         if folder and (judge in needed or judge != options.judge):
-            require_judged(run, judge, folders + ["1_tables"] * (judge in margins))
+            require_judged(run, judge, folders + [run.TABLES] * (judge in margins))
     copies = run.need_current(DUPLICATES, "judge duplicates") if run.find(DUPLICATES) else None
     if copies:
         require_judged(run, "duplicates", folders)
@@ -180,7 +180,7 @@ def read_recipe(run: Run, options: Select) -> Recipe:
             else None
         ),
         near,
-        {"1_tables": tables.fingerprint}
+        {run.TABLES: tables.fingerprint}
         | {folder: run.need(folder, "run").fingerprint for folder in dict.fromkeys(read)},
     )
 
@@ -207,15 +207,15 @@ def _bounds(options: Select) -> tuple[Bound, ...]:
 
 
 def _need_sources(run: Run, names: Sequence[str]) -> list[str]:
-    found = run.names("3_candidates")
+    found = run.names(run.SOURCES)
     unknown = [name for name in names if name not in found]
     if unknown:
         raise UserError(
-            f"no finished source {', '.join(unknown)} in {run.path / '3_candidates'} (found"
+            f"no finished source {', '.join(unknown)} in {run.path / run.SOURCES} (found"
             f" {', '.join(found) or 'none'}); take one of these, or run `quarry mine {unknown[0]}`"
             " first"
         )
-    return [run.need_current(f"3_candidates/{name}", f"mine {name}").stage for name in names]
+    return [run.need_current(f"{run.SOURCES}/{name}", f"mine {name}").stage for name in names]
 
 
 def _find_judge(run: Run, judge: str, needed: bool) -> str | None:
@@ -223,10 +223,10 @@ def _find_judge(run: Run, judge: str, needed: bool) -> str | None:
     if there is none and none is needed.
     """
     name = judge.partition(".")[0]
-    folder = f"4_judgments/{name}"
+    folder = f"{run.JUDGES}/{name}"
     if run.find(folder) is None and not needed and judge == Select.model_fields["judge"].default:
         return None
-    finished = run.names("4_judgments")
+    finished = run.names(run.JUDGES)
     if not (run.path / folder).exists() and finished:
         raise UserError(
             f"{run.path / folder} does not exist (found {', '.join(finished)}); run `quarry judge"
@@ -266,7 +266,7 @@ def unjudged(run: Run, judge: str, folders: Sequence[str]) -> tuple[int, list[st
     Pairs are compared only if the judge worked from another state of a stage than the present one.
     """
     name = judge.partition(".")[0]
-    seen = run.need(f"4_judgments/{name}", f"judge {name}").inputs
+    seen = run.need(f"{run.JUDGES}/{name}", f"judge {name}").inputs
     changed = [
         folder for folder in folders if seen.get(folder) != run.need(folder, "run").fingerprint
     ]
@@ -278,11 +278,11 @@ def unjudged(run: Run, judge: str, folders: Sequence[str]) -> tuple[int, list[st
 
 
 def _count_unjudged(run: Run, judge: str, folders: Sequence[str], key: str) -> int:
-    positives = run.read("1_tables/positives", key)
-    parts = [positives if folder == "1_tables" else run.read(folder, key) for folder in folders]
+    positives = run.read(run.POSITIVES, key)
+    parts = [positives if folder == run.TABLES else run.read(folder, key) for folder in folders]
     pairs = pa.concat_tables(part.select(["query_id", "doc_id"]) for part in parts)
     # their id is enough to drop them
-    passed_over = "" if "1_tables" in folders else "ANTI JOIN positives USING (query_id, doc_id)"
+    passed_over = "" if run.TABLES in folders else "ANTI JOIN positives USING (query_id, doc_id)"
     with database(pairs=pairs, positives=positives, judged=judged(run, judge, key)) as db:
         rows = db.execute(
             f"SELECT DISTINCT query_id, doc_id FROM pairs {passed_over} ANTI JOIN judged USING"
@@ -293,7 +293,7 @@ def _count_unjudged(run: Run, judge: str, folders: Sequence[str], key: str) -> i
 
 def judged(run: Run, judge: str, key: str) -> pa.Table:
     """Return one judge's rows of a query shard."""
-    table = run.read(f"4_judgments/{judge.partition('.')[0]}", key)
+    table = run.read(f"{run.JUDGES}/{judge.partition('.')[0]}", key)
     return table.filter(pc.equal(table["judge"], judge))
 
 
@@ -325,7 +325,7 @@ def _percentile(run: Run, bound: Bound) -> float:
     scores: list[float] = []
     for key in run.query_shards():
         with database(
-            positives=run.read("1_tables/positives", key), judged=judged(run, bound.judge, key)
+            positives=run.read(run.POSITIVES, key), judged=judged(run, bound.judge, key)
         ) as db:
             found = db.execute(
                 "SELECT score FROM judged SEMI JOIN positives USING (query_id, doc_id) WHERE"

@@ -29,7 +29,7 @@ from scoring.score import SOURCES, paired_difference
 from scoring.sets import changed_inputs, current_sets
 from scoring.show import Row, describe_shard
 
-FOLDER = "7_report"
+FOLDER = Run.REPORT
 Interval = tuple[float, float | None, float | None]  # value, low, high
 SHOWN = 3  # negatives of a set under an example
 INPUT = ("format", "folder", "file", "corpus", "split")  # options of ingest that say what was read
@@ -159,7 +159,7 @@ def collect(run: Run, options: Report) -> Row:
 
 
 def _facts(run: Run) -> Row:
-    tables, judged = run.tables(), run.find("4_judgments/similarity")
+    tables, judged = run.tables(), run.find(f"{run.JUDGES}/similarity")
     scored = max(
         (run.path / SCORED / name / MANIFEST).stat().st_mtime for name in run.names(SCORED)
     )
@@ -203,7 +203,7 @@ def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
         for row in sets
         if row["changed"]
     ]
-    unscored = sorted({*run.names("5_sets")} - {row["name"] for row in sets})
+    unscored = sorted({*run.names(run.SETS)} - {row["name"] for row in sets})
     if unscored:
         warnings.append(f"Not scored, so not on this page: {_and(unscored)}.")
     ways = {
@@ -233,10 +233,10 @@ def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
 
 
 def _set(run: Run, name: str) -> Row:
-    scored, made = run.need(f"{SCORED}/{name}", f"score {name}"), run.find(f"5_sets/{name}")
+    scored, made = run.need(f"{SCORED}/{name}", f"score {name}"), run.find(f"{run.SETS}/{name}")
     options = made.options if made else {}
     changed = changed_inputs(run, scored) + (
-        changed_inputs(run, made) if made else [f"5_sets/{name}"]
+        changed_inputs(run, made) if made else [f"{run.SETS}/{name}"]
     )
     return {
         "name": name,
@@ -457,7 +457,7 @@ def _hashed_queries(run: Run, seed: int) -> Iterator[tuple[bytes, str, str]]:
     of shards.
     """
     for key in run.query_shards():
-        for query_id in sorted(set(run.read("1_tables/positives", key)["query_id"].to_pylist())):
+        for query_id in sorted(set(run.read(run.POSITIVES, key)["query_id"].to_pylist())):
             yield (
                 hashlib.blake2b(f"{seed} {query_id}".encode(), digest_size=8).digest(),
                 query_id,

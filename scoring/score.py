@@ -26,8 +26,8 @@ from scoring.probe import probe_set, rows_of
 from scoring.recipe import database, judged, require_judged
 from scoring.sets import need_set
 
-FOLDER, SETS, SOURCES = "6_metrics", "6_metrics/_per_query", "6_metrics/_sources"
-SIMILARITY = "4_judgments/similarity"
+FOLDER, SETS, SOURCES = Run.METRICS, f"{Run.METRICS}/_per_query", f"{Run.METRICS}/_sources"
+SIMILARITY = f"{Run.JUDGES}/similarity"
 # sizes at which sets are compared, the first m negatives of each query
 MATCHED = (1, 3, 5, 10, 25, 50, 100)
 SUMS = ("negatives", "triples", "signal", "margin")
@@ -60,7 +60,7 @@ def score(run: Run, options: Score, how: How) -> list[Manifest]:
             similarity.
     """
     run.tables()  # without them, that is what there is to say
-    names, sources = options.sets or run.names("5_sets"), run.names("3_candidates")
+    names, sources = options.sets or run.names(run.SETS), run.names(run.SOURCES)
     if not names and not sources:
         raise UserError(
             f"{run.path} has neither a set nor a source to score; run `quarry mine SOURCE` and"
@@ -76,7 +76,7 @@ def _answers_queries(run: Run, source: str) -> bool:
     """Tell whether a source's ranks say how well it finds positives. If not, take measures away
     that an earlier one of its name left.
     """
-    found = run.need_current(f"3_candidates/{source}", f"mine {source}")
+    found = run.need_current(f"{run.SOURCES}/{source}", f"mine {source}")
     if found.facts.get("searched_with", "query") == "query":
         return True
     shutil.rmtree(run.path / SOURCES / source, ignore_errors=True)
@@ -135,14 +135,14 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
     sources = {
         (folder, before)
         for folder, before in made.inputs.items()
-        if folder.startswith("3_candidates/")
+        if folder.startswith(f"{run.SOURCES}/")
     }
     tables = run.tables().fingerprint
-    if not {*sources, ("1_tables", tables)} <= set(similar.inputs.items()):
-        require_judged(run, "similarity", ["1_tables", f"5_sets/{name}"])
+    if not {*sources, (run.TABLES, tables)} <= set(similar.inputs.items()):
+        require_judged(run, "similarity", [run.TABLES, f"{run.SETS}/{name}"])
     inputs = {
-        "1_tables": tables,
-        f"5_sets/{name}": made.fingerprint,
+        run.TABLES: tables,
+        f"{run.SETS}/{name}": made.fingerprint,
         SIMILARITY: similar.fingerprint,
     }
     stage = Stage(
@@ -198,9 +198,9 @@ def _sum_shard(run: Run, name: str, hinge: bool, key: str) -> Shard:
     without a finite score are dropped.
     """
     tables = {
-        "queries": run.read("1_tables/queries", key),
-        "positives": run.read("1_tables/positives", key),
-        "negatives": run.read(f"5_sets/{name}", key),
+        "queries": run.read(run.QUERIES, key),
+        "positives": run.read(run.POSITIVES, key),
+        "negatives": run.read(f"{run.SETS}/{name}", key),
         "judged": judged(run, "similarity", key),
     }
     with database(**tables) as db:
@@ -382,8 +382,8 @@ def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
     """Measure a source's retrieval: candidates, positives -> ndcg@10 and recall@100, or less
     deep if the source is.
     """
-    found = run.need_current(f"3_candidates/{name}", f"mine {name}")
-    inputs = {"1_tables": run.tables().fingerprint, f"3_candidates/{name}": found.fingerprint}
+    found = run.need_current(f"{run.SOURCES}/{name}", f"mine {name}")
+    inputs = {run.TABLES: run.tables().fingerprint, f"{run.SOURCES}/{name}": found.fingerprint}
     stage = Stage(
         f"{SOURCES}/{name}",
         "per_query",
@@ -427,16 +427,16 @@ def _retrieval_shard(run: Run, name: str, depth: int, key: str) -> Shard:
 
     ndcg, recall = ir_measures.nDCG @ min(10, depth), ir_measures.R @ min(100, depth)
     relevant: dict[str, dict[str, int]] = {}
-    for row in run.read("1_tables/positives", key).to_pylist():
+    for row in run.read(run.POSITIVES, key).to_pylist():
         relevant.setdefault(row["query_id"], {})[row["doc_id"]] = max(1, row["relevance"] or 1)
     found: dict[str, dict[str, float]] = {query_id: {} for query_id in relevant}
     for row in (
-        run.read(f"3_candidates/{name}", key).select(["query_id", "doc_id", "rank"]).to_pylist()
+        run.read(f"{run.SOURCES}/{name}", key).select(["query_id", "doc_id", "rank"]).to_pylist()
     ):
         found.setdefault(row["query_id"], {})[row["doc_id"]] = -float(row["rank"])
     measured = ir_measures.iter_calc([ndcg, recall], relevant, found) if relevant else ()
     values = {(metric.query_id, metric.measure): metric.value for metric in measured}
-    query_ids = run.read("1_tables/queries", key)["query_id"].to_pylist()
+    query_ids = run.read(run.QUERIES, key)["query_id"].to_pylist()
     columns: dict[str, Any] = {"query_id": pa.array(query_ids, pa.string())}
     for label, measure in ((f"ndcg@{min(10, depth)}", ndcg), (f"recall@{min(100, depth)}", recall)):
         columns[label] = pa.array(

@@ -78,7 +78,7 @@ def select(run: Run, options: Select, how: How) -> Manifest:
             was made by another recipe.
     """
     recipe = read_recipe(run, options)
-    stage = Stage(f"5_sets/{options.name}", "sets", options.record(), recipe.inputs, cheap=True)
+    stage = Stage(f"{run.SETS}/{options.name}", "sets", options.record(), recipe.inputs, cheap=True)
     facts: dict[str, Any] = {
         "protected_by": recipe.protected_by,
         "mixture": "by turns, one negative of each source",
@@ -183,7 +183,7 @@ def _all_positives(run: Run) -> pa.Table:
 
 
 def _positives(run: Run, key: str) -> pa.Table:
-    return run.read("1_tables/positives", key).select(["query_id", "doc_id"])
+    return run.read(run.POSITIVES, key).select(["query_id", "doc_id"])
 
 
 def _count_other_positives(run: Run, folder: str) -> int:
@@ -381,7 +381,7 @@ def graded(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> duckdb.Duc
 def _shard_tables(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> dict[str, pa.Table]:
     parts = []
     for place, (source, most) in enumerate(recipe.quotas):
-        found = run.read(f"3_candidates/{source}", key).select(
+        found = run.read(f"{run.SOURCES}/{source}", key).select(
             ["query_id", "doc_id", "rank", "score"]
         )
         columns = {

@@ -11,17 +11,17 @@ def need_set(run: Run, name: str) -> Manifest:
         UserError: there is no such set (the sets found are listed), it is half done, or older than
             the tables.
     """
-    found = run.names("5_sets")
-    if name not in found and not (run.path / "5_sets" / name).is_dir():
+    found = run.names(run.SETS)
+    if name not in found and not (run.path / run.SETS / name).is_dir():
         listed = f"found {', '.join(found)}" if found else "found none"
         raise UserError(
-            f"{run.path / '5_sets'} has no set {name!r} ({listed}); take one of these, or make it"
+            f"{run.path / run.SETS} has no set {name!r} ({listed}); take one of these, or make it"
             f" with `quarry select {name}`"
         )
-    manifest = run.need(f"5_sets/{name}", f"select {name}")
-    if "1_tables" in changed_inputs(run, manifest):
+    manifest = run.need(f"{run.SETS}/{name}", f"select {name}")
+    if run.TABLES in changed_inputs(run, manifest):
         raise UserError(
-            f"{run.path / '5_sets' / name} is older than the tables; run `quarry select {name}"
+            f"{run.path / run.SETS / name} is older than the tables; run `quarry select {name}"
             " --force` first"
         )
     return manifest
@@ -29,8 +29,10 @@ def need_set(run: Run, name: str) -> Manifest:
 
 def current_sets(run: Run) -> list[str]:
     """Return the finished sets that are made from the tables as they are now."""
-    made = [(name, run.need(f"5_sets/{name}", f"select {name}")) for name in run.names("5_sets")]
-    return [name for name, manifest in made if "1_tables" not in changed_inputs(run, manifest)]
+    made = [
+        (name, run.need(f"{run.SETS}/{name}", f"select {name}")) for name in run.names(run.SETS)
+    ]
+    return [name for name, manifest in made if run.TABLES not in changed_inputs(run, manifest)]
 
 
 def changed_inputs(run: Run, manifest: Manifest) -> list[str]:

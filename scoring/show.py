@@ -84,7 +84,7 @@ def _unseen(run: Run, name: str, parts: dict[str, list[Row]], candidates: list[R
     """Return the candidates that a set does not mention, each with the reason."""
     asked = {
         source.partition(":")[0]
-        for source in run.need(f"5_sets/{name}", f"select {name}").options["sources"]
+        for source in run.need(f"{run.SETS}/{name}", f"select {name}").options["sources"]
     }
     mentioned = {row["doc_id"] for rows in parts.values() for row in rows}
     reasons = [
@@ -118,8 +118,8 @@ def describe_shard(run: Run, key: str, query_ids: Sequence[str], sets: Sequence[
         pair by every finished judge:
         {judge: {score, verdict, reason}}.
     """
-    texts = {row["query_id"]: row["text"] for row in _rows(run, "1_tables/queries", key, query_ids)}
-    positives = _rows(run, "1_tables/positives", key, query_ids)
+    texts = {row["query_id"]: row["text"] for row in _rows(run, run.QUERIES, key, query_ids)}
+    positives = _rows(run, run.POSITIVES, key, query_ids)
     parts = {
         (name, part): _part(run, name, part, key, query_ids) for name in sets for part in PARTS
     }
@@ -146,7 +146,7 @@ def describe_shard(run: Run, key: str, query_ids: Sequence[str], sets: Sequence[
 def _shard_of(run: Run, query_id: str) -> str:
     near: list[str] = []
     for key in run.query_shards():
-        query_ids = run.read("1_tables/queries", key)["query_id"].to_pylist()
+        query_ids = run.read(run.QUERIES, key)["query_id"].to_pylist()
         if query_id in query_ids:
             return key
         near += difflib.get_close_matches(query_id, query_ids) or query_ids[:1]
@@ -173,7 +173,7 @@ def _part(run: Run, name: str, part: str, key: str, query_ids: Sequence[str]) ->
     folder, verdict, _ = PARTS[part]
     return [
         row | {"verdict": verdict}
-        for row in _rows(run, f"5_sets/{name}{folder}", key, query_ids, optional=bool(folder))
+        for row in _rows(run, f"{run.SETS}/{name}{folder}", key, query_ids, optional=bool(folder))
     ]
 
 
@@ -182,8 +182,8 @@ def _found(run: Run, key: str, query_id: str) -> dict[str, list[Row]]:
     best rank, then doc_id.
     """
     found: dict[str, list[Row]] = defaultdict(list)
-    for source in run.names("3_candidates"):
-        for row in _rows(run, f"3_candidates/{source}", key, [query_id], optional=True):
+    for source in run.names(run.SOURCES):
+        for row in _rows(run, f"{run.SOURCES}/{source}", key, [query_id], optional=True):
             found[row["doc_id"]].append({name: row[name] for name in ("source", "rank", "score")})
     return dict(
         sorted(found.items(), key=lambda item: (min(row["rank"] for row in item[1]), item[0]))
@@ -213,8 +213,8 @@ def _add_texts(run: Run, key: str, rows: list[Row]) -> None:
 
 def _add_judgments(run: Run, key: str, query_ids: Sequence[str], rows: list[Row]) -> None:
     judged: Judged = defaultdict(dict)
-    for judge in run.names("4_judgments"):
-        for row in _rows(run, f"4_judgments/{judge}", key, query_ids, optional=True):
+    for judge in run.names(run.JUDGES):
+        for row in _rows(run, f"{run.JUDGES}/{judge}", key, query_ids, optional=True):
             said = {name: row[name] for name in ("score", "verdict", "reason")}
             judged[row["query_id"], row["doc_id"]][row["judge"]] = said
     for row in rows:

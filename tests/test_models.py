@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miner.errors import UserError
-from miner.models import encoder, hub as models
+from miner.models import hub as models
 from miner.models.encoder import (
     PROBES,
     TextEncoder,

@@ -31,7 +31,7 @@ from miner.store import PLAN, Manifest, Run, Stage, begin, finish, shard_keys
 from miner.tables import DOCUMENTS, IMAGES, LABELS, POSITIVES, QUERIES, Table, conform
 
 Options: TypeAlias = Beir | Pairs | Trec | Captions | Stdlib | PseudoQueries
-FOLDER, STAGING = "1_tables", "_staging"
+FOLDER, STAGING = Run.TABLES, "_staging"
 
 
 def ingest(run: Run, options: Options, how: How) -> list[Manifest]:

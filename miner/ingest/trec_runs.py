@@ -86,8 +86,8 @@ def ingest_run(run: Run, source: RunFile, how: How) -> Manifest:
         UserError: no line of the file names a query and a document of this run, or the source was
             made from something else.
     """
-    folder = f"3_candidates/{source.name}"
-    inputs = {"1_tables": run.tables().fingerprint, source.given: source.file.fingerprint()}
+    folder = f"{run.SOURCES}/{source.name}"
+    inputs = {run.TABLES: run.tables().fingerprint, source.given: source.file.fingerprint()}
     stage = Stage(folder, CANDIDATES.name, {"file": source.given, "format": "trec"}, inputs)
     staging = run.path / folder / "_staging"
 
@@ -115,7 +115,7 @@ def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
         create(connection, "lines", LINES, "SELECT *, NULL::BIGINT AS shard FROM incoming")
         connection.execute("CREATE TABLE drops (reason VARCHAR, n BIGINT)")
         for key in run.query_shards():
-            query_ids = run.read("1_tables/queries", key)["query_id"]
+            query_ids = run.read(run.QUERIES, key)["query_id"]
             insert(
                 connection,
                 "queries",

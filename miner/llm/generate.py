@@ -72,10 +72,10 @@ def mine_generate(run: Run, options: MineGenerate, how: How) -> Manifest:
     tables, prompt = run.tables(), load_prompt(options.prompt)
     door = Door(run, options)
     stage = Stage(
-        f"3_candidates/{options.name}",
+        f"{run.SOURCES}/{options.name}",
         "candidates",
         options.record(),
-        {"1_tables": tables.fingerprint},
+        {run.TABLES: tables.fingerprint},
         model=fingerprint([door.model, file_fingerprint(prompt_path(options.prompt))]),
     )
     return run_stage(
@@ -99,7 +99,7 @@ def facts(run: Run, options: Any, prompt: Prompt) -> dict[str, Any]:
     """Return what a stage that generates says: the model, the prompt, and each failed answer by
     its reason.
     """
-    folder = f"3_candidates/{options.name}"
+    folder = f"{run.SOURCES}/{options.name}"
     reasons = Counter[str]()
     for key in run.query_shards():
         reasons.update(run.read(f"{folder}/{FAILED}", key)["reason"].to_pylist())
@@ -114,7 +114,7 @@ def facts(run: Run, options: Any, prompt: Prompt) -> dict[str, Any]:
 def _shard(run: Run, options: MineGenerate, door: Door, prompt: Prompt, key: str) -> Shard:
     queries = dict(
         zip(
-            *(run.read("1_tables/queries", key)[name].to_pylist() for name in ("query_id", "text")),
+            *(run.read(run.QUERIES, key)[name].to_pylist() for name in ("query_id", "text")),
             strict=True,
         )
     )
@@ -141,7 +141,7 @@ def written_shard(
     # of a task; its earlier faults are in the table
     last = {failure[:3]: failure[4] for failure in failures}
     drops = Counter(reason for task, reason in last.items() if task not in kept)
-    without = len(run.read("1_tables/queries", key)) - len({task.query_id for task in tasks})
+    without = len(run.read(run.QUERIES, key)) - len({task.query_id for task in tasks})
     drops.update({"nothing_to_change": without} if without else {})
     return Shard(
         {
@@ -290,7 +290,7 @@ def _answered(
 def _positive_texts(run: Run, key: str, query_ids: set[str]) -> dict[str, list[str]]:
     """Return the texts of all positives of some queries of a shard."""
     shelf, found = Shelf(run, key), {query_id: list[str]() for query_id in query_ids}
-    table = run.read("1_tables/positives", key)
+    table = run.read(run.POSITIVES, key)
     table = table.filter(pc.is_in(table["query_id"], pa.array(sorted(query_ids))))
     texts = shelf.texts(shelf.rows(table["doc_id"].to_pylist()))
     for query_id, text in zip(table["query_id"].to_pylist(), texts, strict=True):

@@ -54,12 +54,7 @@ def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:
     """Index all documents: documents -> 2_index/<name>."""
     # a wrong pattern is the user's mistake, and is said before anything is written
     tokenizer(options)
-    stage = Stage(
-        f"2_index/{options.name}",
-        "documents",
-        options.record(),
-        {"1_tables": run.tables().fingerprint},
-    )
+    stage = Stage(f"{run.INDEXES}/{options.name}", "documents", options.record(), run.table_input())
     return run_stage(
         run,
         stage,
@@ -73,14 +68,14 @@ def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:
 def mine_bm25(run: Run, options: MineBm25, how: How) -> Manifest:
     """Search every query: queries + BM25 index -> 3_candidates/<name>."""
     name = options.index or options.name
-    tables, index = run.tables(), run.need_current(f"2_index/{name}", "index bm25")
+    tables, index = run.tables(), run.need_current(f"{run.INDEXES}/{name}", "index bm25")
     if index.facts["kind"] != "bm25":
         raise UserError(
-            f"2_index/{name} is a {index.facts['kind']} index; `quarry mine bm25` wants one that"
+            f"{index.stage} is a {index.facts['kind']} index; `quarry mine bm25` wants one that"
             " `quarry index bm25` made"
         )
-    inputs = {"1_tables": tables.fingerprint, f"2_index/{name}": index.fingerprint}
-    stage = Stage(f"3_candidates/{options.name}", "candidates", options.record(), inputs)
+    inputs = {run.TABLES: tables.fingerprint, f"{run.INDEXES}/{name}": index.fingerprint}
+    stage = Stage(f"{run.SOURCES}/{options.name}", "candidates", options.record(), inputs)
     return run_stage(
         run, stage, lambda: partial(_mine_shard, run, options), run.query_shards(), how
     )
@@ -121,7 +116,7 @@ def _count_corpus(run: Run, options: IndexBm25) -> dict[str, Any]:
     """Count over all shards in how many documents each term stands; write that and return the
     manifest's facts.
     """
-    corpus, folder = Corpus(run), run.path / "2_index" / options.name
+    corpus, folder = Corpus(run), run.path / run.INDEXES / options.name
     tokens = sum(
         int(np.load(folder / f"{key}.npy", mmap_mode="r").sum(dtype=np.int64))
         for key in corpus.keys
@@ -168,8 +163,8 @@ class Bm25:
 
     def __init__(self, run: Run, options: MineBm25):
         name = options.index or options.name
-        self.folder, self.corpus, self.options = run.path / "2_index" / name, Corpus(run), options
-        manifest = run.need(f"2_index/{name}", "index bm25")
+        self.folder, self.corpus, self.options = run.path / run.INDEXES / name, Corpus(run), options
+        manifest = run.need(f"{run.INDEXES}/{name}", "index bm25")
         self.index, self.facts = IndexBm25(**manifest.options), manifest.facts
         self.weights = Weights(
             VARIANT[options.variant],
@@ -275,7 +270,9 @@ class RankBm25:
 
         corpus = Corpus(run)
         self.tokenize = tokenizer(
-            IndexBm25(**run.need(f"2_index/{options.index or options.name}", "index bm25").options)
+            IndexBm25(
+                **run.need(f"{run.INDEXES}/{options.index or options.name}", "index bm25").options
+            )
         )
         tokens = [
             self.tokenize(text) for key in corpus.keys for text in texts_of(corpus.shard(key))
@@ -314,13 +311,13 @@ def _open(run_path: str, options: MineBm25, fingerprint: str) -> Bm25 | RankBm25
 
 
 def _mine_shard(run: Run, options: MineBm25, key: str) -> Shard:
-    corpus, queries = Corpus(run), run.read("1_tables/queries", key)
+    corpus, queries = Corpus(run), run.read(run.QUERIES, key)
     engine = _open(
         str(run.path),
         options,
-        run.need(f"2_index/{options.index or options.name}", "index bm25").fingerprint,
+        run.need(f"{run.INDEXES}/{options.index or options.name}", "index bm25").fingerprint,
     )
     query_ids = queries["query_id"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
     found = engine.search(queries["text"].to_pylist(), depth_for(options.k, positives[0]))
     return Shard({key: candidates(corpus, query_ids, positives, found, options.k, options.name)})

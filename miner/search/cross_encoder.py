@@ -36,7 +36,7 @@ def mine_cross_encoder(run: Run, options: MineCrossEncoder, how: How) -> Manifes
         UserError: a source is not there, named twice or this one itself; or the model is not to be
             had.
     """
-    inputs = {"1_tables": run.tables().fingerprint} | _need_sources(run, options)
+    inputs = run.table_input() | _need_sources(run, options)
     model = reranker_fingerprint(options)
     stage = Stage(
         f"{SOURCES}{options.name}",
@@ -109,7 +109,7 @@ def known_scores(run: Run, model: str, key: str, pairs: Pairs) -> np.ndarray:
     known, tables = np.full(len(pairs.query), np.nan, np.float32), run.tables().fingerprint
     for name in run.names(SOURCES):
         made = run.find(f"{SOURCES}{name}")
-        if made and made.model == model and made.inputs.get("1_tables") == tables:
+        if made and made.model == model and made.inputs.get(run.TABLES) == tables:
             known = np.where(
                 np.isnan(known), pairs.look_up(run.read(f"{made.stage}/{SCORES}", key)), known
             )
@@ -117,7 +117,7 @@ def known_scores(run: Run, model: str, key: str, pairs: Pairs) -> np.ndarray:
 
 
 def _rerank_shard(run: Run, options: MineCrossEncoder, key: str) -> Shard:
-    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
     query_ids = queries["query_id"].to_pylist()
     pairs = candidate_pairs(run, corpus, query_ids, options.sources, key)
     # of this very model and tables, or the store had refused
@@ -129,7 +129,7 @@ def _rerank_shard(run: Run, options: MineCrossEncoder, key: str) -> Shard:
         np.isnan(known), known_scores(run, reranker_fingerprint(options), key, pairs), known
     )
     score = scores_of(pairs, queries["text"].to_pylist(), options, known)
-    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
     table = candidates(
         corpus, query_ids, positives, _ranked(pairs, score, len(query_ids)), options.k, options.name
     )

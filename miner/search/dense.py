@@ -38,10 +38,10 @@ def index_dense(run: Run, options: IndexDense, how: How) -> Manifest:
     """
     tables = run.tables()
     stage = Stage(
-        f"2_index/{options.name}",
+        f"{run.INDEXES}/{options.name}",
         "documents",
         options.record(),
-        {"1_tables": tables.fingerprint},
+        {run.TABLES: tables.fingerprint},
         model=encoder_fingerprint(options),
     )
     keys = [f"documents/{key}" for key in Corpus(run).keys] + [
@@ -62,10 +62,10 @@ def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
         UserError: there is no such index, or options contradict each other.
     """
     tables, name = run.tables(), options.index or options.name
-    index = run.need_current(f"2_index/{name}", "index dense")
+    index = run.need_current(f"{run.INDEXES}/{name}", "index dense")
     if index.facts["kind"] != "dense":
         raise UserError(
-            f"2_index/{name} is a {index.facts['kind']} index; `quarry mine dense` wants one that"
+            f"{index.stage} is a {index.facts['kind']} index; `quarry mine dense` wants one that"
             " `quarry index dense` made"
         )
     _check(options)
@@ -79,7 +79,7 @@ def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
         "name": options.name,
         "searched_with": searched_with(options),
     }
-    inputs = {"1_tables": tables.fingerprint, index.stage: index.fingerprint}
+    inputs = {run.TABLES: tables.fingerprint, index.stage: index.fingerprint}
 
     def find() -> Find:
         return partial(_find_exactly, run, name, replace(engine(), vectors=index.fingerprint))
@@ -97,7 +97,7 @@ def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
         }
         return told | (recall(run, options, find()) if options.factory else {})
 
-    stage = Stage(f"3_candidates/{options.name}", "candidates", plan, inputs)
+    stage = Stage(f"{run.SOURCES}/{options.name}", "candidates", plan, inputs)
     try:
         return run_stage(
             run,
@@ -170,7 +170,7 @@ class Vectors:
     """The vectors of a dense index, memory-mapped."""
 
     def __init__(self, run: Run, name: str):
-        self.folder, self.corpus = run.path / "2_index" / name, Corpus(run)
+        self.folder, self.corpus = run.path / run.INDEXES / name, Corpus(run)
 
     def block(self, key: str) -> np.ndarray:
         """Return the vectors (m, d) float32 of a document shard."""
@@ -206,7 +206,7 @@ def document_vectors(run: Run, index: str, shelf: Shelf, rows: np.ndarray) -> np
     vectors, made = Vectors(run, index), shelf.is_made(rows)
     if not made.any():
         return vectors.documents(rows)
-    options = run.need(f"2_index/{index}", "index dense").options
+    options = run.need(f"{run.INDEXES}/{index}", "index dense").options
     encode = load_encoder(
         Encoder(**{name: value for name, value in options.items() if name in Encoder.model_fields})
     )
@@ -221,12 +221,12 @@ def find_index(run: Run, options: Encoder) -> str | None:
     those of this encoder, or None.
     """
     model, tables = encoder_fingerprint(options), run.tables().fingerprint
-    made = {name: run.find(f"2_index/{name}") for name in run.names("2_index")}
+    made = {name: run.find(f"{run.INDEXES}/{name}") for name in run.names(run.INDEXES)}
     return next(
         (
             name
             for name, index in made.items()
-            if index and index.model == model and index.inputs.get("1_tables") == tables
+            if index and index.model == model and index.inputs.get(run.TABLES) == tables
         ),
         None,
     )
@@ -237,7 +237,7 @@ def _encode_shard(run: Run, options: IndexDense, key: str) -> Shard:
     table, _, shard = key.partition("/")
     if table == "documents":
         return Shard({key: encode(texts_of(Corpus(run).shard(shard)), "document")})
-    return Shard({key: encode(run.read("1_tables/queries", shard)["text"].to_pylist(), "query")})
+    return Shard({key: encode(run.read(run.QUERIES, shard)["text"].to_pylist(), "query")})
 
 
 def _search_shard(run: Run, options: MineDense, find: Find, key: str) -> Shard:
@@ -251,8 +251,8 @@ def _search_shard(run: Run, options: MineDense, find: Find, key: str) -> Shard:
 
 def _shard(run: Run, key: str) -> tuple[Corpus, list[str], tuple[np.ndarray, np.ndarray]]:
     """Return the corpus, and the query_ids and positive rows of a query shard."""
-    corpus, query_ids = Corpus(run), run.read("1_tables/queries", key)["query_id"].to_pylist()
-    return corpus, query_ids, positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    corpus, query_ids = Corpus(run), run.read(run.QUERIES, key)["query_id"].to_pylist()
+    return corpus, query_ids, positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
 
 
 def _searchers(
@@ -347,7 +347,7 @@ def _sample(run: Run, options: MineDense) -> Iterator[tuple[np.ndarray, int]]:
     ids = (
         (query_id, key)
         for key in run.query_shards()
-        for query_id in run.read("1_tables/queries", key)["query_id"].to_pylist()
+        for query_id in run.read(run.QUERIES, key)["query_id"].to_pylist()
     )
     drawn = heapq.nsmallest(
         RECALL_QUERIES, ids, key=lambda item: hashlib.blake2b(f"{SEED} {item[0]}".encode()).digest()

@@ -16,12 +16,7 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage
 
 def mine_random(run: Run, options: MineRandom, how: How) -> Manifest:
     """Draw documents for every query: queries -> 3_candidates/random."""
-    stage = Stage(
-        "3_candidates/random",
-        "candidates",
-        options.record(),
-        {"1_tables": run.tables().fingerprint},
-    )
+    stage = Stage(f"{run.SOURCES}/random", "candidates", options.record(), run.table_input())
     return run_stage(
         run, stage, lambda: partial(_draw_shard, run, options), run.query_shards(), how
     )
@@ -38,8 +33,8 @@ def draw(seed: int, query_id: str, documents: int, count: int) -> np.ndarray:
 
 def _draw_shard(run: Run, options: MineRandom, key: str) -> Shard:
     corpus = Corpus(run)
-    query_ids = run.read("1_tables/queries", key)["query_id"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    query_ids = run.read(run.QUERIES, key)["query_id"].to_pylist()
+    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
     # never the shard's depth: a draw is the query's own
     counts = options.k + np.bincount(positives[0], minlength=len(query_ids))
     rows = np.full((len(query_ids), counts.max(initial=0)), -1, np.int64)

@@ -42,7 +42,7 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
     Raises:
         UserError: there are no tables, no such parser, encoder or lexicon.
     """
-    inputs, done = {"1_tables": run.tables().fingerprint}, list[Manifest]()
+    inputs, done = run.table_input(), list[Manifest]()
     door = Door(run, options) if options.rewriter == "llm" else None
     if options.rewriter != "swap":
         done.append(find_slots(run, options, how))
@@ -54,7 +54,7 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
         else fingerprint([parser, door.model, file_fingerprint(prompt_path(options.prompt))])
     )
     stage = Stage(
-        f"3_candidates/{options.name}", "candidates", options.record(), inputs, model=model
+        f"{run.SOURCES}/{options.name}", "candidates", options.record(), inputs, model=model
     )
     # so that nobody asks how well this source finds positives
     plain = {"searched_with": "nothing: documents are made"}
@@ -89,12 +89,12 @@ def _make_shard(run: Run, options: MineSubstitute, door: Door | None, key: str) 
 def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
     """Ask a language model for another word in place of the first that was picked of each text."""
     slots, asked = (
-        run.read(f"2_index/{options.name}", key).to_pylist(),
+        run.read(f"{run.INDEXES}/{options.name}", key).to_pylist(),
         dict(asked_of(run, key, options.k)),
     )
     queries = dict(
         zip(
-            *(run.read("1_tables/queries", key)[name].to_pylist() for name in ("query_id", "text")),
+            *(run.read(run.QUERIES, key)[name].to_pylist() for name in ("query_id", "text")),
             strict=True,
         )
     )
@@ -146,7 +146,7 @@ def _checked(
 
 def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:
     """Put the words that were given into their texts, in order of query, then choice."""
-    folder = f"2_index/{options.name}"
+    folder = f"{run.INDEXES}/{options.name}"
     slots, texts = run.read(folder, key), dict[str, str]()
     for _, asked in asked_of(run, key, options.k):
         texts |= dict(zip(asked.parents, asked.texts, strict=True))

@@ -80,11 +80,7 @@ def find_slots(run: Run, options: MineSubstitute, how: How) -> Manifest:
     )
     then = partial(give, run, options) if options.rewriter == "lexical" else dict[str, Any]
     stage = Stage(
-        f"2_index/{options.name}",
-        "words",
-        options.record(),
-        {"1_tables": run.tables().fingerprint},
-        model=model,
+        f"{run.INDEXES}/{options.name}", "words", options.record(), run.table_input(), model=model
     )
     return run_stage(
         run, stage, lambda: partial(_slots_shard, run, options), run.query_shards(), how, then
@@ -170,8 +166,8 @@ def read_slots(run: Run, name: str) -> Found:
     tables, starts, forbids, texts = [], [0], list[frozenset[str]](), 0
     for key in run.query_shards():
         table, guarded = (
-            run.read(f"2_index/{name}", key),
-            run.read(f"2_index/{name}/{FORBIDS}", key),
+            run.read(f"{run.INDEXES}/{name}", key),
+            run.read(f"{run.INDEXES}/{name}/{FORBIDS}", key),
         )
         words = {
             query: frozenset(forms)
@@ -217,7 +213,7 @@ def give(run: Run, options: MineSubstitute) -> dict[str, Any]:
             if low <= slot < high
         ]
         write_table(
-            run.path / "2_index" / options.name / GIVEN_FOLDER / f"{key}.parquet",
+            run.path / run.INDEXES / options.name / GIVEN_FOLDER / f"{key}.parquet",
             from_rows(rows, GIVEN),
         )
     return {

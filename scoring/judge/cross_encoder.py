@@ -75,7 +75,7 @@ def rerankers(options: JudgeCrossEncoder) -> list[Reranker]:
 
 
 def _folder(options: JudgeCrossEncoder) -> str:
-    return f"4_judgments/{options.name}"
+    return f"{Run.JUDGES}/{options.name}"
 
 
 def _check(options: JudgeCrossEncoder) -> None:
@@ -117,9 +117,9 @@ class Before:
 
 
 def _judge_shard(run: Run, options: JudgeCrossEncoder, sources: list[str], key: str) -> Shard:
-    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
     query_ids = queries["query_id"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
     pairs = candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
     texts, rows = queries["text"].to_pylist(), run.read_before(_folder(options), key)
     before = Before(run, key, JUDGMENTS.schema.empty_table() if rows is None else rows)

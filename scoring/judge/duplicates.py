@@ -38,7 +38,7 @@ from scoring.judge.judging import in_order, judged_sources, judgments, only_new
 from scoring.judge.links import open_guards, read_facts, tied, write_guards
 from scoring.options import JudgeDuplicates
 
-FOLDER = "4_judgments/duplicates"
+FOLDER = f"{Run.JUDGES}/duplicates"
 REASONS = (  # in order of precedence; None: keep
     None,
     "positive",
@@ -295,13 +295,11 @@ def _text_hash(normal: str) -> np.uint64:
 
 
 def _judge_shard(run: Run, options: JudgeDuplicates, sources: list[str], key: str) -> Shard:
-    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
     query_ids = queries["query_id"].to_pylist()
     new, known = only_new(run, FOLDER, key, candidate_pairs(run, corpus, query_ids, sources, key))
     query, row = new.query, new.row
-    positive_query, positive_row = positive_rows(
-        corpus, query_ids, run.read("1_tables/positives", key)
-    )
+    positive_query, positive_row = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
     rows = np.unique(np.concatenate((row, positive_row)))
     places, positive_places = np.searchsorted(rows, row), np.searchsorted(rows, positive_row)
     digests = digest(corpus, rows, options.shingle, positive_places)

@@ -29,7 +29,7 @@ def judged_sources(run: Run, how: How) -> tuple[list[str], dict[str, str]]:
     Raises:
         UserError: there are no tables, or a source is older than they are.
     """
-    inputs = {"1_tables": run.tables().fingerprint}
+    inputs = run.table_input()
     if run.find(f"{SOURCES}random") is None:
         mine_random(run, MineRandom(), how)
     names = run.names(SOURCES)

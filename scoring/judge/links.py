@@ -31,7 +31,7 @@ from miner.store import Run
 from scoring.options import JudgeDuplicates
 
 FOLDER, FACTS = "_guards", "facts.json"  # below the judge's folder; the facts are written last
-LABELS = "1_tables/labels"  # what ingest kept of a label column: doc_id, label
+LABELS = Run.LABELS  # what ingest kept of a label column: doc_id, label
 CHUNK = 1 << 20  # doc_ids of the corpus that are in memory at a time
 # a line of text is data, the first one too: a header is a pair of ids that the corpus does not have
 READERS = {

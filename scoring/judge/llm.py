@@ -71,7 +71,7 @@ def judge_llm(run: Run, options: JudgeLlm, how: How) -> Manifest:
         [*(door.model for door in doors), file_fingerprint(prompt_path(options.prompt))]
     )
     stage = Stage(
-        f"4_judgments/{options.name}",
+        f"{run.JUDGES}/{options.name}",
         "judgments",
         options.record(),
         inputs,
@@ -110,7 +110,7 @@ def _facts(run: Run, options: JudgeLlm, prompt: JudgePrompt) -> dict[str, Any]:
 
 
 def _tables(run: Run, options: JudgeLlm) -> list[pa.Table]:
-    return [run.read(f"4_judgments/{options.name}", key) for key in run.query_shards()]
+    return [run.read(f"{run.JUDGES}/{options.name}", key) for key in run.query_shards()]
 
 
 def _asked(
@@ -127,9 +127,9 @@ def _asked(
     Votes are for each model (p, votes) float64 of p(yes), nan where a model was not asked or gave
     no answer.
     """
-    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
     query_ids, texts = queries["query_id"].to_pylist(), queries["text"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
     pairs = candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
     positive, within = (
         np.isin(pairs.codes, positives[0] * len(corpus) + positives[1]),

@@ -29,7 +29,7 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage
 from scoring.judge.judging import in_order, judged_sources, judgments, only_new
 from scoring.options import JudgeOverlap
 
-STAGE = "4_judgments/overlap"
+STAGE = f"{Run.JUDGES}/overlap"
 
 
 class Words(NamedTuple):
@@ -58,7 +58,7 @@ def judge_overlap(run: Run, options: JudgeOverlap, how: How) -> Manifest:
             tables.
     """
     run.tables()
-    folder = f"2_index/{options.index}"
+    folder = f"{run.INDEXES}/{options.index}"
     index = run.need_current(folder, "index bm25")
     if index.facts["kind"] != "bm25":
         raise UserError(
@@ -75,9 +75,9 @@ def judge_overlap(run: Run, options: JudgeOverlap, how: How) -> Manifest:
 
 
 def _judge_shard(run: Run, folder: str, sources: list[str], key: str) -> Shard:
-    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
     query_ids = queries["query_id"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
     pairs, known = only_new(
         run, STAGE, key, candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
     )

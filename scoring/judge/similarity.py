@@ -21,7 +21,7 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage
 from scoring.judge.judging import in_order, judged_sources, judgments, only_new
 from scoring.options import JudgeSimilarity
 
-STAGE = "4_judgments/similarity"
+STAGE = f"{Run.JUDGES}/similarity"
 
 
 def judge_similarity(run: Run, options: JudgeSimilarity, how: How) -> Manifest:
@@ -41,7 +41,7 @@ def judge_similarity(run: Run, options: JudgeSimilarity, how: How) -> Manifest:
     )
     facts = {
         **encoder_facts(options),
-        "vectors": f"2_index/{index}" if index else "encoded per shard",
+        "vectors": f"{run.INDEXES}/{index}" if index else "encoded per shard",
     }
     return run_stage(
         run,
@@ -57,7 +57,7 @@ def target_encoder(run: Run, options: JudgeSimilarity) -> JudgeSimilarity:
     """Return the options; where none is given, those of the dense index if there is one, so that
     its vectors serve.
     """
-    made = run.find("2_index/dense")
+    made = run.find(f"{run.INDEXES}/dense")
     if options != JudgeSimilarity() or made is None or made.facts["kind"] != "dense":
         return options
     return JudgeSimilarity(
@@ -68,11 +68,9 @@ def target_encoder(run: Run, options: JudgeSimilarity) -> JudgeSimilarity:
 def _judge_shard(
     run: Run, options: JudgeSimilarity, sources: list[str], index: str | None, key: str
 ) -> Shard:
-    corpus, queries = Shelf(run, key), run.read("1_tables/queries", key)
+    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
     query_ids = queries["query_id"].to_pylist()
-    positive_query, positive_row = positive_rows(
-        corpus, query_ids, run.read("1_tables/positives", key)
-    )
+    positive_query, positive_row = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
     asked = candidate_pairs(run, corpus, query_ids, sources, key).join(positive_query, positive_row)
     pairs, known = only_new(run, STAGE, key, asked)
     candidates = pairs.take(~np.isin(pairs.codes, positive_query * len(corpus) + positive_row))
