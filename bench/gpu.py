@@ -34,8 +34,7 @@ BLOCK = 262_144  # documents that are made, or read by the engine, at a time
 def encode(options: argparse.Namespace, limits: dict[str, float]) -> dict[str, Any]:
     """Encode texts of 128 and of 256 tokens."""
     from miner.models.encoder import load_encoder
-    from miner.models.hub import hardware
-    from miner.options import Encoder
+    from miner.models.hub import Encoder, hardware
 
     result: dict[str, Any] = {}
     with TemporaryDirectory() as folder:

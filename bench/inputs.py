@@ -39,7 +39,7 @@ def write_vectors_run(
 ) -> dict[str, Any]:
     """Write `folder`/run as if a dense index had been made, out of random unit vectors."""
     from miner.engine import How
-    from miner.options import IndexDense
+    from miner.search.dense import IndexDense
     from miner.store import Run, Shard, Stage, run_stage, shard_keys
 
     asked = ((f"q{number:08d}", f"q{number}", f"d{number:08d}") for number in range(queries))
@@ -163,8 +163,8 @@ def _write(
 ) -> dict[str, Any]:
     """Write a BEIR folder and ingest it. Documents are (id, text), queries (id, text, doc_id)."""
     from miner.engine import How
+    from miner.ingest.formats import IngestBeir
     from miner.ingest.ingest import ingest
-    from miner.options import Beir
     from miner.store import Run
 
     beir = Path(folder) / "beir"
@@ -181,7 +181,7 @@ def _write(
         for query_id, text, doc_id in queries:
             file.write(json.dumps({"_id": query_id, "text": text}) + "\n")
             qrels.write(f"{query_id}\t{doc_id}\t1\n")
-    manifest = ingest(Run(Path(folder) / "run"), Beir(folder=beir, split="train"), How())[0]
+    manifest = ingest(Run(Path(folder) / "run"), IngestBeir(folder=beir, split="train"), How())[0]
     return {
         "ingest_seconds": manifest.seconds,
         "documents": manifest.rows["documents"],
@@ -215,11 +215,11 @@ def _stdlib(folder: str) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     from miner.corpus import Corpus
     from miner.engine import How
     from miner.ingest.ingest import ingest
-    from miner.options import Stdlib
+    from miner.ingest.stdlib import IngestStdlib
     from miner.store import Run
 
     run = Run(Path(folder) / "stdlib")
-    ingest(run, Stdlib(), How())
+    ingest(run, IngestStdlib(), How())
     corpus = Corpus(run)
     rows = np.arange(len(corpus))
     texts = dict(zip(corpus.doc_ids(rows).to_pylist(), corpus.texts(rows), strict=True))

@@ -66,13 +66,14 @@ def read(beir: Path, split: str, folder: Path) -> Training:
     """Return the training queries of a BEIR folder with positives and BM25 negatives."""
     from miner.corpus import Corpus
     from miner.engine import How
+    from miner.ingest.formats import IngestBeir
     from miner.ingest.ingest import ingest
-    from miner.options import Beir, IndexBm25, MineBm25
-    from miner.search.bm25 import index_bm25, mine_bm25
+    from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
+    from miner.search.tokens import IndexBm25
     from miner.store import Run
 
     run = Run(folder)
-    ingest(run, Beir(folder=beir, split=split), How())
+    ingest(run, IngestBeir(folder=beir, split=split), How())
     index_bm25(run, IndexBm25(), How())
     mine_bm25(run, MineBm25(k=DEPTH), How())
     corpus = Corpus(run)

@@ -58,7 +58,7 @@ def _spacy_model() -> str | None:
 
 def _encoder() -> str | None:
     from miner.models.encoder import encoder_facts
-    from miner.options import Encoder
+    from miner.models.hub import Encoder
 
     facts = encoder_facts(Encoder())
     return f"{facts['encoder']} on {facts['device']} in {facts['dtype']}"

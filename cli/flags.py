@@ -13,8 +13,9 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from cli.steps import Step
 from miner.errors import UserError
-from miner.options import Options
+from miner.options import Options, extra_of
 
 CONFIG = "quarry.toml"
 Kind = TypeVar("Kind", bound=Options)
@@ -22,7 +23,7 @@ Kind = TypeVar("Kind", bound=Options)
 
 def flag_name(name: str, field: FieldInfo) -> str:
     """Return how an option is written on the command line."""
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    extra = extra_of(field)
     if extra.get("argument"):
         return name.upper()
     return str(extra.get("flag", "--" + name.replace("_", "-")))
@@ -36,7 +37,7 @@ def parameters(kind: type[Options]) -> list[inspect.Parameter]:
     """
     made = []
     for name, field in kind.model_fields.items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        extra = extra_of(field)
         about = field.description or ""
         shown = not field.is_required() and field.default not in (None, False, ())
         default = field.default if shown else None
@@ -109,6 +110,34 @@ def section(config: Mapping[str, Any], *path: str) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise UserError(f"{CONFIG}: [{'.'.join(path)}] is {found!r}; expected a section")
     return {name.replace("-", "_"): value for name, value in found.items()}
+
+
+def kinds(config: Mapping[str, Any], stage: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the sections [stage.NAME] in their order: NAME -> (kind, values). The kind is NAME
+    itself, unless the section says another: [mine.bm25-soft] with kind = "bm25" is a second BM25.
+    """
+    found = {}
+    for name in section(config, stage):
+        values = section(config, stage, name)
+        found[name] = str(values.pop("kind", name)), values
+    return found
+
+
+def own_section(config: Mapping[str, Any], step: Step, name: str | None) -> dict[str, Any]:
+    """Return what quarry.toml says for a command: [stage], [stage.SET], or [stage.NAME] if NAME is
+    of its kind.
+
+    Args:
+        config: of quarry.toml.
+        step: the command.
+        name: of the set, or of the source, index or judge, if the command line names one.
+    """
+    if step.name is None:
+        return section(
+            config, step.stage, *([name or ""] if "name" in step.part.options.model_fields else [])
+        )
+    kind, values = kinds(config, step.stage).get(name or step.name, (step.name, {}))
+    return values if kind == step.name else {}
 
 
 def build(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:

@@ -2,27 +2,18 @@
 done.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli.flags import CONFIG, build, section
+from cli.flags import CONFIG, build, kinds, section
 from cli.perform import Settings, call, print_json, print_manifest
-from cli.steps import STAGES, STEPS, Step
+from cli.steps import INDEXES, SINGLE, STAGES, Step, steps_of
 from miner.errors import UserError
 from miner.options import Options
 
 DEMO = Path(__file__).parent / "demo.toml"
-BY_TITLE = {step.title: step for step in STEPS}
 PER_SET = ("select", "export")
-FOLDERS = {
-    "ingest": "tables",
-    "index": "index",
-    "mine": "candidates",
-    "judge": "judgments",
-    "select": "sets",
-    "export": "export",
-}
 
 
 class Planned(NamedTuple):
@@ -61,58 +52,59 @@ def make_plan(config: Mapping[str, Any], first: str | None, last: str | None) ->
 
 
 def _plan_stage(config: Mapping[str, Any], stage: str) -> list[Planned]:
+    by_kind = {step.name: step for step in steps_of(stage)}
     if stage in PER_SET:
-        step = BY_TITLE[stage]
+        named = section(config, stage)
         return [
-            Planned(
-                step,
-                build(
-                    step.part.options,
-                    {"name": name} | section(config, stage, name),
-                    f"{CONFIG} [{stage}.{name}]",
-                ),
+            _planned(
+                by_kind[None], f"{stage}.{name}", {"name": name} | section(config, stage, name)
             )
-            for name in section(config, stage)
+            for name in named
         ]
-    if stage in BY_TITLE:
+    if stage in SINGLE:
         asked = stage in config or "select" in config
-        return (
-            [
-                Planned(
-                    BY_TITLE[stage],
-                    build(
-                        BY_TITLE[stage].part.options, section(config, stage), f"{CONFIG} [{stage}]"
-                    ),
-                )
-            ]
-            if asked
-            else []
-        )
-    names = list(config.get(stage, {}))
-    implied = {
-        "index": [name for name in config.get("mine", {}) if f"index {name}" in BY_TITLE],
-        "judge": ["similarity", "duplicates"],
-    }
-    if stage == "index" or (stage == "judge" and "select" in config):
-        names += [name for name in implied[stage] if name not in names]
-    for name in names:
-        if f"{stage} {name}" not in BY_TITLE:
-            expected = ", ".join(step.name or "" for step in STEPS if step.stage == stage)
+        return [_planned(by_kind[None], stage, section(config, stage))] if asked else []
+    sections = kinds(config, stage)
+    for name, kind in _implied(config, stage):
+        sections.setdefault(name, (kind, {}))
+    for name, (kind, _) in sections.items():
+        if kind not in by_kind:
+            expected = ", ".join(filter(None, by_kind))
             raise UserError(
-                f"{CONFIG}: unknown section [{stage}.{name}]; expected one of {expected}"
+                f"{CONFIG}: unknown section [{stage}.{name}]; expected one of {expected}, or"
+                " another name and one of these as its kind"
             )
-    steps = [step for step in STEPS if step.stage == stage and step.name in names]
+    order = list(by_kind)
     return [
-        Planned(
-            step,
-            build(
-                step.part.options,
-                section(config, stage, step.name or ""),
-                f"{CONFIG} [{stage}.{step.name}]",
-            ),
-        )
-        for step in steps
+        _planned(by_kind[kind], f"{stage}.{name}", _named(by_kind[kind], name, values))
+        for name, (kind, values) in sorted(sections.items(), key=lambda one: order.index(one[1][0]))
     ]
+
+
+def _planned(step: Step, where: str, values: Mapping[str, Any]) -> Planned:
+    return Planned(step, build(step.part.options, values, f"{CONFIG} [{where}]"))
+
+
+def _named(step: Step, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Give a section's part the section's name, unless it has one of its own."""
+    if name == step.name:
+        return values
+    if "name" not in step.part.options.model_fields:
+        raise UserError(
+            f"{CONFIG}: [{step.stage}.{name}] is a second {step.name}, of which there can be but"
+            f" one; write [{step.stage}.{step.name}]"
+        )
+    return {"name": name} | values
+
+
+def _implied(config: Mapping[str, Any], stage: str) -> Iterator[tuple[str, str]]:
+    """Yield name and kind of what a plan needs though it does not say so."""
+    if stage == "index":
+        for name, (kind, values) in kinds(config, "mine").items():
+            if kind in INDEXES:
+                yield values.get("index") or values.get("name") or name, kind
+    if stage == "judge" and "select" in config:
+        yield from (("similarity", "similarity"), ("duplicates", "duplicates"))
 
 
 def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_json: bool) -> None:
@@ -163,11 +155,16 @@ def _state(at: Settings, step: Step, options: Options) -> str:
         return "as needed"
     given = options.model_dump(mode="json", exclude_defaults=True)
     name = getattr(options, "name", step.name)
-    below = {"ingest": "", "export": f"/{name}.{getattr(options, 'format', '')}"}.get(
-        step.stage, f"/{name}"
-    )
-    folder = f"{STAGES.index(step.stage) + 1}_{FOLDERS[step.stage]}{below}"
-    manifest = at.run.find(folder)
+    run = at.run
+    folder = {
+        "ingest": run.TABLES,
+        "index": f"{run.INDEXES}/{name}",
+        "mine": f"{run.SOURCES}/{name}",
+        "judge": f"{run.JUDGES}/{name}",
+        "select": f"{run.SETS}/{name}",
+        "export": f"{run.EXPORTS}/{name}.{getattr(options, 'format', '')}",
+    }[step.stage]
+    manifest = run.find(folder)
     if manifest is None:
         return "half done" if (at.path / folder / PLAN).exists() else "to do"
     changed = [name for name, value in given.items() if manifest.options.get(name, value) != value]

@@ -11,9 +11,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cli.flags import build, parameters, section, with_signature
+from cli.flags import build, own_section, parameters, with_signature
 from cli.perform import perform, settings
-from cli.steps import STAGES, STEPS, Step
+from cli.steps import SINGLE, STAGES, Step, steps_of
 from miner.errors import UserError
 
 HELP = (
@@ -26,25 +26,46 @@ GROUPS = {
     "mine": "Candidates of one source.",
     "judge": "Describe pairs; drop nothing.",
 }
+HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
 ORDER = ("demo", "run", *STAGES, "status", "show", "doctor")
 
 
-class FlowOrder(TyperGroup):
-    """Commands in the order in which they are used."""
+class Catalogue(TyperGroup):
+    """Commands in the order in which they are used. Those of a step are built when they are asked
+    for, so that a list of commands imports none of them.
+    """
+
+    def _steps(self) -> dict[str, Step]:
+        stages = [self.name] if self.name in GROUPS else SINGLE
+        return {step.name or step.stage: step for stage in stages for step in steps_of(stage)}
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the names of the commands."""
-        return [name for name in ORDER if name in self.commands]
+        return list(self._steps()) if self.name in GROUPS else list(ORDER)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        """Return a command, or None if there is none of this name."""
+        if cmd_name not in self.commands and cmd_name in self._steps():
+            self.commands[cmd_name] = step_command(self._steps()[cmd_name])
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the list of commands from the catalogue."""
+        steps, width = self._steps(), formatter.width
+        about = {name: command.get_short_help_str(width) for name, command in self.commands.items()}
+        about |= {name: step.part.about for name, step in steps.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about[name]) for name in self.list_commands(ctx)])
 
 
 app = typer.Typer(
     help=HELP,
-    cls=FlowOrder,
+    cls=Catalogue,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_FLAGS,
 )
 
 
@@ -88,7 +109,10 @@ def _common(step: Step) -> list[inspect.Parameter]:
     ]
 
 
-def _add(to: typer.Typer, step: Step) -> None:
+def step_command(step: Step) -> Any:
+    """Return the command of a step: its flags are the options of its part."""
+    kind = step.part.options
+
     def command(**values: Any) -> None:
         context: typer.Context = values.pop("context")
         common = {name: values.pop(name) for name in (*COMMON, "dry_run") if name in values}
@@ -98,31 +122,20 @@ def _add(to: typer.Typer, step: Step) -> None:
             if getattr(context.get_parameter_source(name), "name", "")
             in ("COMMANDLINE", "ENVIRONMENT")
         }
-        name = step.name or (
-            explicit.get("name", "") if "name" in step.part.options.model_fields else None
-        )
-        path = [step.stage] if name is None else [step.stage, name]
-        options = build(
-            step.part.options, section(context.obj.config, *path) | explicit, step.title
-        )
-        perform(context.obj, step, options, **common)
+        given = own_section(context.obj.config, step, explicit.get("name"))
+        perform(context.obj, step, build(kind, given | explicit, step.title), **common)
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    about = inspect.cleandoc(step.part.options.__doc__ or "")
-    to.command(step.name or step.stage, help=about)(
-        with_signature(command, [context, *parameters(step.part.options), *_common(step)])
-    )
+    signed = with_signature(command, [context, *parameters(kind), *_common(step)])
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=HELP_FLAGS)
+    alone.command(step.name or step.stage, help=inspect.cleandoc(kind.__doc__ or ""))(signed)
+    return typer.main.get_command(alone)
 
 
 for group, about in GROUPS.items():
-    below = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
-    for step in STEPS:
-        if step.stage == group:
-            _add(below, step)
+    below = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None, cls=Catalogue)
+    below.callback()(lambda: None)
     app.add_typer(below, name=group)
-for step in STEPS:
-    if step.stage not in GROUPS:
-        _add(app, step)
 
 Force = Annotated[bool, typer.Option("--force", help="make every stage of the plan afresh")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="processes that share the shards")]

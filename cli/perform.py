@@ -14,7 +14,6 @@ from cli.flags import read_config
 from cli.steps import Step
 from miner.errors import UserError
 from miner.options import Options
-from scoring.options import Select
 
 if TYPE_CHECKING:
     from miner.store import Manifest, Run
@@ -69,7 +68,7 @@ def perform(
     if dry_run:
         from scoring.select import preview
 
-        (print_json if as_json else print_preview)(preview(at.made_run, cast(Select, options)))
+        (print_json if as_json else print_preview)(preview(at.made_run, cast(Any, options)))
         return
     with (at.run if step.stage == "ingest" else at.made_run).lock():
         manifests = call(at.run, step, options, force, workers)
@@ -88,7 +87,7 @@ def call(run: "Run", step: Step, options: Options, force: bool, workers: int) ->
     """Call the step's function; the caller holds the lock."""
     from miner.engine import How
 
-    made = step.part.load()(run, options, How(force, workers, progress))
+    made = step.part.function(run, options, How(force, workers, progress))
     return made if isinstance(made, list) else [made]
 
 

@@ -1,10 +1,9 @@
 """Every step of the flow that a command carries out, in flow order."""
 
+from functools import cache
 from typing import NamedTuple
 
-from miner import options as mining
-from miner.sources import SOURCES, Part
-from scoring import options as weighing
+from miner.sources import SOURCES, Part, with_others
 from scoring.judges import JUDGES
 
 STAGES = ("ingest", "index", "mine", "judge", "select", "score", "report", "export")
@@ -25,28 +24,48 @@ class Step(NamedTuple):
         return f"{self.stage} {self.name}" if self.name else self.stage
 
 
-INGEST: dict[str, type[mining.Options]] = {
-    "beir": mining.Beir,
-    "pairs": mining.Pairs,
-    "trec": mining.Trec,
-    "captions": mining.Captions,
-    "pseudo-queries": mining.PseudoQueries,
-    "stdlib": mining.Stdlib,
+def _format(where: str, about: str) -> Part:
+    return Part("miner.ingest.ingest:ingest", about, where)
+
+
+FORMATS = {
+    "beir": _format("miner.ingest.formats:IngestBeir", "BEIR folder: corpus, queries, qrels."),
+    "pairs": _format("miner.ingest.formats:IngestPairs", "Queries with positives in one file."),
+    "trec": _format("miner.ingest.trec:IngestTrec", "TREC corpus, topics, qrels and run files."),
+    "captions": _format(
+        "miner.ingest.formats:IngestCaptions", "Captions: each is a query and its own positive."
+    ),
+    "pseudo-queries": _format(
+        "miner.llm.pseudo_queries:IngestPseudoQueries", "A corpus; a model writes its queries."
+    ),
+    "stdlib": _format("miner.ingest.stdlib:IngestStdlib", "Python's own standard library."),
 }
 INDEXES = {
-    "bm25": Part(mining.IndexBm25, "miner.search.bm25:index_bm25"),
-    "dense": Part(mining.IndexDense, "miner.search.dense:index_dense"),
+    "bm25": Part("miner.search.bm25:index_bm25", "Which words stand in which document."),
+    "dense": Part("miner.search.dense:index_dense", "Vectors of all documents and queries."),
 }
-STEPS = [
-    *(
-        Step("ingest", name, Part(kind, "miner.ingest.ingest:ingest"))
-        for name, kind in INGEST.items()
-    ),
-    *(Step("index", name, part) for name, part in INDEXES.items()),
-    *(Step("mine", name, part) for name, part in SOURCES.items()),
-    *(Step("judge", name, part) for name, part in JUDGES.items()),
-    Step("select", None, Part(weighing.Select, "scoring.select:select")),
-    Step("score", None, Part(weighing.Score, "scoring.score:score")),
-    Step("report", None, Part(weighing.Report, "scoring.report:report")),
-    Step("export", None, Part(weighing.Export, "scoring.export:export")),
-]
+SINGLE = {
+    "select": Part("scoring.select:select", "A recipe: which candidates become negatives."),
+    "score": Part("scoring.score:score", "ECI and its parts; retrieval quality of sources."),
+    "report": Part("scoring.report:report", "One self-contained page."),
+    "export": Part("scoring.export:export", "A set as a trainer reads it."),
+}
+
+
+@cache
+def steps_of(stage: str) -> tuple[Step, ...]:
+    """Return the steps of a stage: those of the house, then those of other packages."""
+    if stage in SINGLE:
+        return (Step(stage, None, SINGLE[stage]),)
+    parts = {
+        "ingest": lambda: FORMATS,
+        "index": lambda: INDEXES,
+        "mine": lambda: with_others(SOURCES, "quarry.sources"),
+        "judge": lambda: with_others(JUDGES, "quarry.judges"),
+    }[stage]()
+    return tuple(Step(stage, name, part) for name, part in parts.items())
+
+
+def steps() -> tuple[Step, ...]:
+    """Return all steps in flow order."""
+    return tuple(step for stage in STAGES for step in steps_of(stage))

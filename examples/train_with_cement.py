@@ -24,8 +24,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 
-from scoring.cement import TAU, CementLoss, SentenceCementLoss
-from scoring.options import MARGIN_BASE, MARGIN_SLOPE
+from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, TAU, CementLoss, SentenceCementLoss
 
 TEXTS = ["anchor", "positive", "negative"]
 

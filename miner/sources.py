@@ -1,45 +1,80 @@
 """The catalogue of sources: what `quarry mine NAME` runs.
 
-A source is one file with a plain function (run, options, how) -> Manifest, its options class, and
-one line here.
+A source is one file with a plain function (run, options, how) -> Manifest and its options class,
+and one line here. Other packages add theirs through entry points of the group "quarry.sources".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from importlib import import_module
-from typing import Any, NamedTuple
+from importlib.metadata import entry_points
+from typing import Any, get_type_hints
 
-from miner.options import (
-    MineBm25,
-    MineCrossEncoder,
-    MineDense,
-    MineGenerate,
-    MineRandom,
-    MineSubstitute,
-    Options,
-)
+from miner.errors import UserError
+from miner.options import Options
 
 
-class Part(NamedTuple):
-    """A source, a judge or another step: its options, and where its function is, as
-    "module:function", imported when it is called.
+class Part:
+    """A source, a judge or another step. Nothing of it is imported until it is asked for.
+
+    Args:
+        where: of its function, as "module:function".
+        about: its line in a list of commands.
+        kind: where its options class stands, if the function's annotation does not say.
     """
 
-    options: type[Options]
-    where: str
+    def __init__(self, where: str, about: str, kind: str | None = None):
+        self.where, self.about, self.kind = where, about, kind
 
-    def load(self) -> Callable[..., Any]:
+    @cached_property
+    def function(self) -> Callable[..., Any]:
         """Import and return the function."""
-        module, _, function = self.where.partition(":")
-        return getattr(import_module(module), function)
+        return _load(self.where)
+
+    @cached_property
+    def options(self) -> type[Options]:
+        """Import and return the class of its options, as the function's `options` is annotated."""
+        return _load(self.kind) if self.kind else get_type_hints(self.function)["options"]
+
+
+def _load(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
+
+
+def with_others(own: Mapping[str, Part], group: str) -> dict[str, Part]:
+    """Return a catalogue and, after it, what other packages register.
+
+    Raises:
+        UserError: a package registers a name that is taken.
+    """
+    found = dict(own)
+    for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        package = entry.dist.name if entry.dist else "another package"
+        if entry.name in found:
+            raise UserError(
+                f"{package} registers {entry.name!r} in {group}, which is taken; uninstall it"
+            )
+        found[entry.name] = Part(entry.value, f"From {package}.")
+    return found
 
 
 SOURCES = {
-    "bm25": Part(MineBm25, "miner.search.bm25:mine_bm25"),
-    "dense": Part(MineDense, "miner.search.dense:mine_dense"),
-    "random": Part(MineRandom, "miner.search.random_documents:mine_random"),
-    "substitute": Part(MineSubstitute, "miner.words.substitute:mine_substitute"),
-    "generate": Part(MineGenerate, "miner.llm.generate:mine_generate"),
+    "bm25": Part("miner.search.bm25:mine_bm25", "BM25 candidates, with the scores of rank-bm25."),
+    "dense": Part("miner.search.dense:mine_dense", "Dense candidates: search by inner product."),
+    "random": Part(
+        "miner.search.random_documents:mine_random",
+        "Random documents: the source that always exists.",
+    ),
+    "substitute": Part(
+        "miner.words.substitute:mine_substitute",
+        "Made negatives: a positive with one word changed.",
+    ),
+    "generate": Part(
+        "miner.llm.generate:mine_generate", "Made negatives, written by a language model."
+    ),
+    # last: a plan is in this order, and it reads other sources
     "cross-encoder": Part(
-        MineCrossEncoder, "miner.search.cross_encoder:mine_cross_encoder"
-    ),  # last: a plan is in this order, and it reads other sources
+        "miner.search.cross_encoder:mine_cross_encoder", "The best of what other sources found."
+    ),
 }

@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from miner.errors import UserError
-from scoring.options import MARGIN_BASE, MARGIN_SLOPE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
 TAU = 0.05  # sentence-transformers' scale of 20
 LOW, HIGH = 1.0, 5.0  # the scale of ratings
 TINY = 1e-12  # shortest vector that is divided by its length, as in torch
+
+
+# of the Cement loss: at tau .05 the most concrete word weighs e times the most abstract one
+MARGIN_BASE, MARGIN_SLOPE = 0.0, 0.05
 
 
 def margins(

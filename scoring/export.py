@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from posixpath import join
+from typing import Literal
 
 import duckdb
 import numpy as np
@@ -20,12 +21,13 @@ import pyarrow.compute as pc
 from miner.corpus import Shelf, made_documents
 from miner.engine import How
 from miner.errors import UserError
+from miner.options import Options, option
 from miner.store import PLAN, Manifest, Run, Shard, Stage, run_stage
-from scoring.cement import margins
+from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, margins
 from scoring.open_clip import RATED, write_tsv
-from scoring.options import Export, Format
 from scoring.sets import need_set
 
+Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "scored-list", "open-clip"]
 DEFAULT_NEGATIVES = 5
 SLICE = 512  # rows whose texts are fetched at once: an Arrow array of strings holds at most 2 GiB
 
@@ -92,6 +94,38 @@ DROPS: dict[Format, str] = {
             FROM negatives)
     """,
 }
+
+
+class Export(Options):
+    """A set as a trainer reads it."""
+
+    name: str = option(..., "the set", argument=True)
+    format: Format = option("triplet", "shape of a row")
+    out: Path | None = option(None, "folder [default: 8_export/SET.FORMAT in the run folder]")
+    file_type: Literal["parquet", "jsonl"] = option("parquet", "kind of file")
+    negatives: int | None = option(
+        None,
+        "negatives a row of n-tuple (positives with fewer are dropped and counted) [default: the"
+        " set's own -n, else 5]",
+        short="-n",
+        ge=1,
+    )
+    promoted: bool = option(False, "the set's promoted documents count as further positives")
+    ids: bool = option(False, "add query_id and doc_id columns")
+    concreteness: bool = option(
+        False,
+        "add columns concreteness, the rating c of the word that was changed in a made negative,"
+        " and margin (Cement loss)",
+    )
+    margin_base: float = option(
+        MARGIN_BASE,
+        "m0 of margin = m0 + a (c - 1) / 4, and the margin of a negative without rating",
+    )
+    margin_slope: float = option(
+        MARGIN_SLOPE,
+        "a of margin = m0 + a (c - 1) / 4, in cosine: the most concrete word's surplus",
+    )
+    image_folder: Path | None = option(None, "open-clip: folder to put before each image's path")
 
 
 def export(run: Run, options: Export, how: How) -> Manifest:

@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import Stopwatch, atomic, code_version, write_json
+from miner.options import Options, option
 from miner.store import MANIFEST, PLAN, Manifest, Run, Stage, finish
 from scoring.figures import COLOURS, figures
-from scoring.options import Report, Score, Select
+from scoring.options import Select
 from scoring.score import FOLDER as METRICS
 from scoring.score import SETS as SCORED
-from scoring.score import SOURCES, paired_difference
+from scoring.score import SOURCES, Score, paired_difference
 from scoring.sets import changed_inputs, current_sets
 from scoring.show import Row, describe_shard
 
@@ -89,6 +90,13 @@ REASONS = {
     "quota": "beyond the K of its source",
     "negatives": "beyond the number of negatives of a query",
 }
+
+
+class Report(Options):
+    """One self-contained page."""
+
+    examples: int = option(10, "queries shown with their negatives", ge=0)
+    seed: int = option(0, "seed of the choice of examples")
 
 
 def report(run: Run, options: Report, how: How) -> Manifest:

@@ -9,7 +9,7 @@ every set.
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_table
+from miner.options import Options, option
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import METRICS, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
-from scoring.options import Score
 from scoring.probe import probe_set, rows_of
 from scoring.recipe import database, judged, require_judged
 from scoring.sets import need_set
@@ -39,6 +39,29 @@ CHUNK = 1 << 22  # draws that are in memory at a time
 
 Sums = Mapping[str, np.ndarray]
 Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a resample
+
+
+Unsafe = Literal["hinge", "none"]
+
+
+class Score(Options):
+    """ECI and its parts, for sets; retrieval quality, for sources."""
+
+    sets: tuple[str, ...] = option((), "sets to score [default: all]", argument=True)
+    unsafe: Unsafe = option(
+        "hinge", "margins below zero count as zero (hinge) or as they are (none)"
+    )
+    probe: bool = option(
+        False,
+        "artefact probe: can a classifier of words alone tell negatives from originals? (.5: it"
+        " cannot)",
+    )
+    probe_most: int = option(
+        50000, "pairs of negative and original that the probe reads; of more a part is drawn", ge=10
+    )
+    resamples: int = option(1000, "bootstrap resamples of queries; 0 for no intervals", ge=0)
+    confidence: float = option(0.95, "of the intervals", gt=0, lt=1)
+    seed: int = option(0, "seed of the bootstrap")
 
 
 def score(run: Run, options: Score, how: How) -> list[Manifest]:

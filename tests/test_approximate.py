@@ -7,9 +7,8 @@ from vectors import found_by, plane, write_vectors
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.options import MineDense
 from miner.search import approximate
-from miner.search.dense import mine_dense
+from miner.search.dense import MineDense, mine_dense
 from miner.search.topk import dots
 
 NO_SOURCE = {"candidates": {}, "similarity": None}

@@ -10,8 +10,8 @@ from toy import QUERY_TEXTS, Toy, rows, toy_run
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.options import IndexBm25, MineBm25
-from miner.search.bm25 import Bm25, index_bm25, mine_bm25
+from miner.search.bm25 import Bm25, MineBm25, index_bm25, mine_bm25
+from miner.search.tokens import IndexBm25
 from miner.search.topk import EMPTY, in_order, key_of, replace_worst, worst
 
 NO_SOURCE = {"candidates": {}, "similarity": None}

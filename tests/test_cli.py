@@ -11,7 +11,8 @@ from cli.flags import build, section
 from cli.flow import make_plan
 from miner.engine import How
 from miner.errors import UserError
-from miner.options import Beir, MineBm25
+from miner.ingest.formats import IngestBeir
+from miner.search.bm25 import MineBm25
 from scoring.options import Select
 
 
@@ -463,4 +464,4 @@ def test_options_are_read_as_they_are_written_on_the_command_line_or_in_python()
         name="a", sources=("bm25:3",), max_rank=9, percent_margin=0.9
     )
     with pytest.raises(UserError, match="--min-relevance is 'x'"):
-        build(Beir, {"folder": "x", "min_relevance": "x"}, "here")
+        build(IngestBeir, {"folder": "x", "min_relevance": "x"}, "here")

@@ -6,10 +6,10 @@ import pytest
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.options import MineSubstitute
 from miner.words.concreteness import Ratings, load_ratings, pick, ranking, words_of
 from miner.words.parsing import load_parser
 from miner.words.substitute import mine_substitute
+from miner.words.targets import MineSubstitute
 
 PUBLISHED = "a plate of pasta with some chicken and broccoli mixed in with it"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cli.steps import STEPS
+from cli.steps import steps
 from miner.engine import How
 from miner.errors import UserError
 from miner.sources import SOURCES
@@ -56,9 +56,9 @@ def test_functions_are_small(file):
             assert count <= 8 or room_of(file) == "cli", f"{node.name} has {count} parameters"
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
+@pytest.mark.parametrize("step", steps(), ids=lambda step: step.title)
 def test_every_step_is_a_plain_function_of_run_options_and_how(step):
-    function = step.part.load()
+    function = step.part.function
     assert list(inspect.signature(function).parameters)[:3] == ["run", "options", "how"]
     assert "->" in inspect.getdoc(function) or "->" in inspect.getdoc(
         sys.modules[function.__module__]
@@ -80,7 +80,7 @@ def test_every_step_is_a_plain_function_of_run_options_and_how(step):
 def test_a_source_or_judge_without_tables_says_what_to_do_first(tmp_path, part):
     run = Run(tmp_path)
     with pytest.raises(UserError, match="run `quarry ingest` first"):
-        part[1].load()(
+        part[1].function(
             run,
             part[1].options(
                 **({"sources": ("a",)} if "sources" in part[1].options.model_fields else {})

@@ -6,10 +6,9 @@ from toy import FOUND, GOLD, Toy, rows, toy_run, write_source
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.options import MineRandom
-from miner.search.random_documents import mine_random
-from scoring.judge.cross_encoder import judge_cross_encoder
-from scoring.options import JudgeCrossEncoder, Select
+from miner.search.random_documents import MineRandom, mine_random
+from scoring.judge.cross_encoder import JudgeCrossEncoder, judge_cross_encoder
+from scoring.options import Select
 from scoring.select import select
 
 POSITIVES = {(query_id, doc_id) for query_id, gold in GOLD.items() for doc_id in gold}

@@ -11,9 +11,17 @@ from vectors import found_by, plane, write_vectors
 from miner.engine import How
 from miner.errors import UserError
 from miner.models.encoder import encoder_fingerprint, load_encoder
-from miner.models.hub import locate
-from miner.options import Encoder, IndexBm25, IndexDense, MineDense
-from miner.search.dense import Vectors, find_index, fold, index_dense, mine_dense
+from miner.models.hub import Encoder, locate
+from miner.search.dense import (
+    IndexDense,
+    MineDense,
+    Vectors,
+    find_index,
+    fold,
+    index_dense,
+    mine_dense,
+)
+from miner.search.tokens import IndexBm25
 from miner.tables import full_text
 
 NO_SOURCE = {"candidates": {}, "similarity": None}

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from cli.flags import flag_name, read_config
 from cli.flow import DEMO, make_plan
 from cli.main import COMMON, ORDER, app
-from cli.steps import STEPS
+from cli.steps import steps
+from miner.options import extra_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,7 +22,7 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("quarry ")
 ]
-BY_TITLE = {step.title: step for step in STEPS}
+BY_TITLE = {step.title: step for step in steps()}
 OTHER = {
     "demo": {"--workers", "--json"},
     "run": {"--from", "--to", "--dry-run", "--force", "--workers", "--json"},
@@ -39,9 +40,7 @@ def flags_of(words):
     fields = step.part.options.model_fields
     named = {flag_name(name, field) for name, field in fields.items()}
     short = {
-        field.json_schema_extra["short"]
-        for field in fields.values()
-        if "short" in (field.json_schema_extra or {})
+        field.json_schema_extra["short"] for field in fields.values() if "short" in extra_of(field)
     }
     return (
         named
@@ -113,7 +112,7 @@ def test_the_demo_has_the_sets_that_it_promises():
     assert names[:4] == ["random", "bm25", "dense", "bm25+dense"]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
+@pytest.mark.parametrize("step", steps(), ids=lambda step: step.title)
 def test_help_names_every_option_with_its_default(step):
     # lines may break anywhere
     said = "".join(CliRunner().invoke(app, [*step.title.split(), "--help"]).output.split())

@@ -10,7 +10,7 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.tables import full_text
 from scoring.judge.duplicates import digest, judge_duplicates, likeness, normalise, shingles
-from scoring.options import JudgeDuplicates
+from scoring.judge.links import JudgeDuplicates
 
 FACT = (
     "The lighthouse was lit by a coal fire until oil lamps replaced it, and the keeper slept in the"

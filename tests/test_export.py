@@ -12,13 +12,13 @@ from toy import COSINES, DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, Toy, table, toy
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_table
+from miner.ingest.formats import IngestCaptions
 from miner.ingest.ingest import ingest
-from miner.options import Captions
 from miner.store import Run
 from miner.tables import MADE, full_text
-from scoring.export import export
+from scoring.export import Export, Format, export
 from scoring.open_clip import next_of_another_image
-from scoring.options import Export, Format, Select
+from scoring.options import Select
 from scoring.select import select
 
 TEXTS = {doc_id: full_text(*parts) for doc_id, parts in DOCUMENT_TEXTS.items()}
@@ -658,7 +658,7 @@ def captioned(tmp_path) -> Run:
         for query, (image, text) in CAPTIONS.items()
     ]
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    ingest(run, Captions(file=str(source), image="path", shard_queries=2), HOW)
+    ingest(run, IngestCaptions(file=str(source), image="path", shard_queries=2), HOW)
     toy = Toy(
         queries=dict.fromkeys(CAPTIONS, ""),
         candidates={"substitute": CAPTION_NEGATIVES},

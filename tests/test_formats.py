@@ -9,9 +9,9 @@ import pytest
 from ingested import documents, refuse, rejects, rows, write_jsonl, write_records, write_text
 
 from miner.engine import How
+from miner.ingest.formats import IngestCaptions, IngestPairs
 from miner.ingest.ingest import ingest
 from miner.ingest.rows import hash_id
-from miner.options import Captions, Pairs
 from miner.store import Run
 from miner.tables import IMAGES, POSITIVES, QUERIES
 
@@ -47,7 +47,7 @@ def test_every_kind_of_pairs_file_gives_the_same_tables(tmp_path, run, kind):
         packed = tmp_path / f"pairs.{kind}"
         packed.write_bytes(gzip.compress(file.read_bytes()))
         file = packed
-    ingest(run, Pairs(file=str(file)), How())
+    ingest(run, IngestPairs(file=str(file)), How())
     assert (documents(run), rows(run, QUERIES), rows(run, POSITIVES)) == expected_pairs()
     assert rejects(run) == []
 
@@ -59,17 +59,17 @@ def test_pairs_of_a_data_set(tmp_path, run, monkeypatch):
     lists = [{"query": pair["query"], "positive": [pair["positive"]], "other": 1} for pair in PAIRS]
     pq.write_table(pa.Table.from_pylist(lists), folder / "train-00000.parquet")
     given = f"hf:{folder}"
-    ingest(run, Pairs(file=given), How())
+    ingest(run, IngestPairs(file=given), How())
     assert (documents(run), rows(run, QUERIES), rows(run, POSITIVES)) == expected_pairs()
-    assert ingest(run, Pairs(file=given), How())[0].skipped
+    assert ingest(run, IngestPairs(file=given), How())[0].skipped
     other = Run(tmp_path / "other")
     refuse(
         other,
-        Pairs(file=given, query="question"),
+        IngestPairs(file=given, query="question"),
         'missing "question" (found query, positive, other); name it with --query',
     )
-    refuse(other, Pairs(file=given, split="test"), given, "train")
-    refuse(other, Pairs(file=f"hf:{tmp_path / 'nothing'}"), "hf:")
+    refuse(other, IngestPairs(file=given, split="test"), given, "train")
+    refuse(other, IngestPairs(file=f"hf:{tmp_path / 'nothing'}"), "hf:")
 
 
 def test_a_string_is_one_positive_and_a_list_is_several(tmp_path, run):
@@ -80,7 +80,7 @@ def test_a_string_is_one_positive_and_a_list_is_several(tmp_path, run):
             {"query": "c d", "positive": ["slate", " ", "turf", None]},
         ],
     )
-    manifest, *_ = ingest(run, Pairs(file=str(file)), How())
+    manifest, *_ = ingest(run, IngestPairs(file=str(file)), How())
     a, c = hash_id("q", "a b"), hash_id("q", "c d")
     assert rows(run, POSITIVES) == sorted(
         [(a, hash_id("d", "tile"), 1), (c, hash_id("d", "slate"), 1), (c, hash_id("d", "turf"), 1)]
@@ -104,7 +104,7 @@ def test_given_ids_as_text_number_or_list(tmp_path, run):
             {"query": "i j", "positive": "other tile", "qid": 4, "pid": 8},
         ],
     )
-    ingest(run, Pairs(file=str(file), query_id="qid", positive_id="pid"), How())
+    ingest(run, IngestPairs(file=str(file), query_id="qid", positive_id="pid"), How())
     assert documents(run) == [("77", "", "tile"), ("8", "", "slate"), ("9", "", "turf")]
     assert rows(run, QUERIES) == [("1", "a b"), ("2", "c d"), ("4", "i j")]
     assert rows(run, POSITIVES) == [
@@ -143,7 +143,7 @@ def test_a_corpus_wins_over_the_positives_texts(tmp_path, run):
             {"query": "several", "positive": ["tile", "turf"]},
         ],
     )
-    ingest(run, Pairs(file=str(file), corpus=str(corpus)), How())
+    ingest(run, IngestPairs(file=str(file), corpus=str(corpus)), How())
     turf = hash_id("d", "turf")
     assert documents(run) == [
         ("c1", "T", "tile"),
@@ -173,7 +173,7 @@ def test_positives_by_id_need_no_text_where_a_corpus_has_it(tmp_path, run):
             {"query": "g h", "pid": [1, "none"]},
         ],
     )
-    options = Pairs(
+    options = IngestPairs(
         file=str(file), positive_id="pid", corpus=str(corpus), corpus_text="body", corpus_id="no"
     )
     ingest(run, options, How())
@@ -186,14 +186,14 @@ def test_positives_by_id_need_no_text_where_a_corpus_has_it(tmp_path, run):
 def test_a_corpus_without_ids_merges_equal_texts_silently(tmp_path, run):
     corpus = write_text(tmp_path / "c.csv", "text\ntile\nslate\ntile\n")
     file = write_jsonl(tmp_path / "p.jsonl", [{"query": "a b", "positive": "tile"}])
-    manifest, *_ = ingest(run, Pairs(file=str(file), corpus=str(corpus)), How())
+    manifest, *_ = ingest(run, IngestPairs(file=str(file), corpus=str(corpus)), How())
     assert documents(run) == sorted((hash_id("d", text), "", text) for text in ("tile", "slate"))
     assert manifest.drops == {}
 
 
 def test_rows_of_a_table_that_have_too_few_cells(tmp_path, run):
     file = write_text(tmp_path / "p.csv", 'query,positive\n"a\nb",x\nlonely\n\n"c, d","y ""z"""\n')
-    ingest(run, Pairs(file=str(file)), How())
+    ingest(run, IngestPairs(file=str(file)), How())
     assert {text for _, text in rows(run, QUERIES)} == {"a\nb", "c, d"}
     assert rejects(run) == [("p.csv:4", "queries", "bad_columns")]
 
@@ -201,7 +201,9 @@ def test_rows_of_a_table_that_have_too_few_cells(tmp_path, run):
 def test_csv_fields_longer_than_pythons_limit(tmp_path, run):
     text = "slate " * 40_000
     ingest(
-        run, Pairs(file=str(write_text(tmp_path / "p.csv", f"query,positive\na,{text}\n"))), How()
+        run,
+        IngestPairs(file=str(write_text(tmp_path / "p.csv", f"query,positive\na,{text}\n"))),
+        How(),
     )
     assert documents(run) == [(hash_id("d", text), "", text)]
 
@@ -219,7 +221,7 @@ def test_coco_captions(tmp_path, run):
     ]
     file = tmp_path / "captions.json"
     file.write_text(json.dumps({"images": [], "annotations": annotations}))
-    ingest(run, Captions(file=str(file)), How())
+    ingest(run, IngestCaptions(file=str(file)), How())
     assert documents(run) == [("10", "", "a red house"), ("3", "", "a dog"), ("9", "", "a house")]
     assert rows(run, POSITIVES) == [("10", "10", 1), ("3", "3", 1), ("9", "9", 1)]
     assert rejects(run) == [
@@ -227,7 +229,7 @@ def test_coco_captions(tmp_path, run):
         ("captions.json:5", "captions", "duplicate_id"),
     ]
     grouped = Run(tmp_path / "grouped")
-    ingest(grouped, Captions(file=str(file), group="image_id"), How())
+    ingest(grouped, IngestCaptions(file=str(file), group="image_id"), How())
     assert rows(grouped, QUERIES) == [("10", "a red house"), ("3", "a dog"), ("9", "a house")]
     assert rows(grouped, POSITIVES) == [
         ("10", "10", 1),
@@ -240,7 +242,7 @@ def test_coco_captions(tmp_path, run):
 
 def test_captions_without_ids_are_one_query_however_often_they_come(tmp_path, run):
     file = write_text(tmp_path / "c.csv", "caption,image\na dog,1\na cat,1\na dog,2\na hen,2\n")
-    manifest, *_ = ingest(run, Captions(file=str(file), group="image"), How())
+    manifest, *_ = ingest(run, IngestCaptions(file=str(file), group="image"), How())
     dog, cat, hen = (hash_id("q", text) for text in ("a dog", "a cat", "a hen"))
     pairs = [(dog, dog), (cat, cat), (hen, hen), (dog, cat), (cat, dog), (dog, hen), (hen, dog)]
     assert rows(run, POSITIVES) == sorted((a, b, 1) for a, b in pairs)
@@ -274,7 +276,9 @@ def test_coco_images_are_those_that_the_file_lists_or_else_named_by_number(
         json.dumps({"annotations": COCO} | ({} if images is None else {"images": images}))
     )
     manifest, *_ = ingest(
-        run, Captions(file=str(file), group="image_id", image="file_name", shard_queries=2), How()
+        run,
+        IngestCaptions(file=str(file), group="image_id", image="file_name", shard_queries=2),
+        How(),
     )
     found = [(str(row["id"]), image) for row, image in zip(COCO, expected, strict=True) if image]
     assert rows(run, IMAGES) == sorted(found)
@@ -286,7 +290,7 @@ def test_images_of_captions_without_ids_are_those_of_their_first_line(tmp_path, 
     file = write_text(
         tmp_path / "c.csv", "caption,path\na dog,1.jpg\na cat, \na dog,2.jpg\na hen, a/é.png \n"
     )
-    manifest, *_ = ingest(run, Captions(file=str(file), image="path", limit=2), How())
+    manifest, *_ = ingest(run, IngestCaptions(file=str(file), image="path", limit=2), How())
     images = {hash_id("q", "a dog"): "1.jpg", hash_id("q", "a hen"): "a/é.png"}
     kept = {query_id for query_id, _ in rows(run, QUERIES)}
     assert rows(run, IMAGES) == sorted(
@@ -295,7 +299,7 @@ def test_images_of_captions_without_ids_are_those_of_their_first_line(tmp_path, 
     assert manifest.rows["queries"] == 2
     refuse(
         Run(tmp_path / "other"),
-        Captions(file=str(file), image="file_name"),
+        IngestCaptions(file=str(file), image="file_name"),
         'missing "file_name" (found caption, path); name it with --image',
     )
 
@@ -303,7 +307,7 @@ def test_images_of_captions_without_ids_are_those_of_their_first_line(tmp_path, 
 def test_no_image_table_without_image(tmp_path, run):
     manifest, *_ = ingest(
         run,
-        Captions(file=str(write_text(tmp_path / "c.csv", "caption,path\na dog,1.jpg\n"))),
+        IngestCaptions(file=str(write_text(tmp_path / "c.csv", "caption,path\na dog,1.jpg\n"))),
         How(),
     )
     assert "images" not in manifest.rows and not (run.path / "1_tables/images").exists()
@@ -312,7 +316,7 @@ def test_no_image_table_without_image(tmp_path, run):
 def test_coco_captions_of_one_image_are_each_others_positives(run, shared):
     manifest, *_ = ingest(
         run,
-        Captions(
+        IngestCaptions(
             file=str(shared / "coco-captions" / "captions_val2017.json"),
             group="image_id",
             image="file_name",

@@ -17,8 +17,8 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.ingest import ingest
 from miner.llm.client import FILE
-from miner.llm.generate import mine_generate
-from miner.options import MineGenerate, PseudoQueries
+from miner.llm.generate import MineGenerate, mine_generate
+from miner.llm.pseudo_queries import IngestPseudoQueries
 from miner.store import Run
 
 FAST = {"timeout": 0.7, "concurrency": 4}
@@ -252,7 +252,7 @@ def corpus_file(tmp_path, count=12):
 def test_a_corpus_without_queries_gets_them(tmp_path):
     run = Run(tmp_path / "run")
     with llm_server({documents_text(3): ["refusal"] * 9}) as server:
-        options = PseudoQueries(
+        options = IngestPseudoQueries(
             corpus=str(corpus_file(tmp_path)), server=server.url, k=2, shard_queries=10, **FAST
         )
         manifest = ingest(run, options, How())[0]
@@ -283,7 +283,7 @@ def test_a_sample_of_documents_is_drawn_by_seed(tmp_path):
     chosen = []
     with llm_server() as server:
         for seed in (0, 0, 1):
-            options = PseudoQueries(
+            options = IngestPseudoQueries(
                 corpus=str(corpus_file(tmp_path)), server=server.url, sample=5, seed=seed, **FAST
             )
             run = Run(tmp_path / f"run{len(chosen)}")

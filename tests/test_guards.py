@@ -16,7 +16,7 @@ from miner.errors import UserError
 from miner.files import write_table
 from scoring.judge import links as guards
 from scoring.judge.duplicates import judge_duplicates
-from scoring.options import JudgeDuplicates
+from scoring.judge.links import JudgeDuplicates
 
 IDS = [f"d{number:02d}" for number in range(1, 13)]
 ALL = {

@@ -28,9 +28,9 @@ from miner.errors import UserError
 from miner.ingest import ingest as ingest_module
 from miner.ingest import staging
 from miner.ingest import staging as scatter
+from miner.ingest.formats import IngestBeir, IngestPairs
 from miner.ingest.ingest import ingest
 from miner.ingest.rows import hash_id
-from miner.options import Beir, Pairs
 from miner.store import Run
 from miner.tables import POSITIVES, QUERIES
 
@@ -44,7 +44,7 @@ def run(tmp_path) -> Run:
 
 
 def test_beir_tables_are_exact_and_in_order_of_bytes(tmp_path, run):
-    manifest, *_ = ingest(run, Beir(folder=make_beir(tmp_path / "beir")), How())
+    manifest, *_ = ingest(run, IngestBeir(folder=make_beir(tmp_path / "beir")), How())
     assert documents(run) == [
         ("Z", "", "turf"),
         ("a", "", "no one asks for this"),
@@ -78,7 +78,7 @@ def test_beir_tables_are_exact_and_in_order_of_bytes(tmp_path, run):
 
 
 def test_corpus_reads_what_ingest_wrote(tmp_path, run):
-    ingest(run, Beir(folder=make_beir(tmp_path / "beir"), shard_documents=2), How())
+    ingest(run, IngestBeir(folder=make_beir(tmp_path / "beir"), shard_documents=2), How())
     corpus = Corpus(run)
     assert (len(corpus), corpus.keys) == (5, ["00000", "00001", "00002"])
     assert corpus.rows(["é", "Z", "d1", "d10", None]).tolist() == [4, 0, -1, 2, -1]
@@ -87,7 +87,7 @@ def test_corpus_reads_what_ingest_wrote(tmp_path, run):
 
 def test_shards_have_exact_sizes_and_positives_stay_with_their_queries(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
-    ingest(run, Beir(folder=folder, shard_documents=2, shard_queries=2), How())
+    ingest(run, IngestBeir(folder=folder, shard_documents=2, shard_queries=2), How())
     assert [len(Corpus(run).shard(key)) for key in ("00000", "00001", "00002")] == [2, 2, 1]
     assert [doc[0] for doc in documents(run)] == IN_ORDER
     assert run.read("1_tables/queries", "00000")["query_id"].to_pylist() == ["q1", "q10"]
@@ -106,10 +106,10 @@ def test_batches_and_passes_change_nothing(tmp_path, monkeypatch):
     docs = [{"_id": f"x{n * 7919 % 101}", "text": f"text {n}"} for n in range(150)]
     folder = make_beir(tmp_path / "beir", docs)
     once, again = Run(tmp_path / "once"), Run(tmp_path / "again")
-    ingest(once, Beir(folder=folder, shard_documents=7), How())
+    ingest(once, IngestBeir(folder=folder, shard_documents=7), How())
     monkeypatch.setattr(staging, "BATCH_ROWS", 3)
     monkeypatch.setattr(scatter, "FAN_OUT", 2)
-    ingest(again, Beir(folder=folder, shard_documents=7), How())
+    ingest(again, IngestBeir(folder=folder, shard_documents=7), How())
     expected = {f"x{n * 7919 % 101}": f"text {n}" for n in range(100, -1, -1)}
     assert {
         doc_id: text for doc_id, _, text in documents(again) if doc_id.startswith("x")
@@ -122,7 +122,7 @@ def test_batches_and_passes_change_nothing(tmp_path, monkeypatch):
 
 def test_documents_are_served_without_being_read_into_memory(tmp_path, run):
     docs = [{"_id": f"x{n}", "text": "slate " * 5000} for n in range(200)]
-    ingest(run, Beir(folder=make_beir(tmp_path / "beir", docs)), How())
+    ingest(run, IngestBeir(folder=make_beir(tmp_path / "beir", docs)), How())
     before = pa.total_allocated_bytes()
     shard = Corpus(run).shard("00000")
     assert shard.nbytes > 5_000_000
@@ -130,7 +130,7 @@ def test_documents_are_served_without_being_read_into_memory(tmp_path, run):
 
 
 def test_limit_keeps_the_first_queries_by_id_and_all_documents(tmp_path, run):
-    manifest, *_ = ingest(run, Beir(folder=make_beir(tmp_path / "beir"), limit=2), How())
+    manifest, *_ = ingest(run, IngestBeir(folder=make_beir(tmp_path / "beir"), limit=2), How())
     assert [query[0] for query in rows(run, QUERIES)] == ["q1", "q10"]
     assert rows(run, POSITIVES) == [("q1", "Z", 1), ("q10", "é", 1)]
     assert (manifest.rows["documents"], manifest.drops) == (5, {"over_limit": 1})
@@ -158,7 +158,9 @@ def test_labels_of_positives_are_kept_beside_the_tables(tmp_path, run):
             {"query": "i", "positive": ["x", "y"], "class": ["only one"]},
         ],
     )
-    manifest, *_ = ingest(run, Pairs(file=str(file), corpus=str(corpus), label="class"), How())
+    manifest, *_ = ingest(
+        run, IngestPairs(file=str(file), corpus=str(corpus), label="class"), How()
+    )
     kept = pq.read_table(run.path / "1_tables" / "labels")
     assert kept.schema.names == ["doc_id", "label"]
     tile = hash_id("d", "tile")
@@ -173,9 +175,12 @@ def test_labels_of_positives_are_kept_beside_the_tables(tmp_path, run):
 def test_without_a_label_column_there_is_no_table_of_labels(tmp_path, run):
     file = write_jsonl(tmp_path / "p.jsonl", [{"query": "a", "positive": "tile", "class": "roof"}])
     refuse(
-        run, Pairs(file=str(file), label="kind"), 'p.jsonl: missing "kind"', "name it with --label"
+        run,
+        IngestPairs(file=str(file), label="kind"),
+        'p.jsonl: missing "kind"',
+        "name it with --label",
     )
-    manifest, *_ = ingest(run, Pairs(file=str(file)), How())
+    manifest, *_ = ingest(run, IngestPairs(file=str(file)), How())
     assert "labels" not in manifest.rows
     assert not (run.path / "1_tables" / "labels").exists()
 
@@ -211,7 +216,7 @@ def test_every_reject_has_its_place_table_and_reason(tmp_path, run):
         " d9\nblank\td9\t1\nq1\td10\t99999999999\n"
     )
     manifest, *_ = ingest(
-        run, Beir(folder=make_beir(tmp_path / "beir", docs, queries, qrels)), How()
+        run, IngestBeir(folder=make_beir(tmp_path / "beir", docs, queries, qrels)), How()
     )
     assert rejects(run) == [
         ("corpus.jsonl:6", "documents", "not_json"),
@@ -264,7 +269,7 @@ def test_every_reject_has_its_place_table_and_reason(tmp_path, run):
 def test_rejects_keep_the_raw_row_cut(tmp_path, run):
     ingest(
         run,
-        Beir(
+        IngestBeir(
             folder=make_beir(tmp_path / "beir", ["{" + "x" * 600, {"_id": "d9", "text": "second"}])
         ),
         How(),
@@ -280,7 +285,7 @@ def test_a_torn_last_line_is_a_reject(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
     with open(folder / "corpus.jsonl", "a") as file:
         file.write('{"_id": "torn", "text": "half a')
-    ingest(run, Beir(folder=folder), How())
+    ingest(run, IngestBeir(folder=folder), How())
     assert rejects(run) == [("corpus.jsonl:6", "documents", "not_json")]
 
 
@@ -288,13 +293,15 @@ def test_a_line_that_is_not_utf8_is_a_reject(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
     with open(folder / "corpus.jsonl", "ab") as file:
         file.write('{"_id": "latin", "text": "é"}\n'.encode("latin-1"))
-    ingest(run, Beir(folder=folder), How())
+    ingest(run, IngestBeir(folder=folder), How())
     assert rejects(run) == [("corpus.jsonl:6", "documents", "not_utf8")]
 
 
 def test_text_with_nul_and_astral_characters_comes_through(tmp_path, run):
     ingest(
-        run, Beir(folder=make_beir(tmp_path / "beir", [{"_id": "x", "text": "a\u0000b 😀"}])), How()
+        run,
+        IngestBeir(folder=make_beir(tmp_path / "beir", [{"_id": "x", "text": "a\u0000b 😀"}])),
+        How(),
     )
     assert ("x", "", "a\u0000b 😀") in documents(run)
 
@@ -311,7 +318,7 @@ def test_bom_gzip_blank_lines_and_headerless_qrels_change_nothing(tmp_path):
         (odd / name).unlink()
     runs = Run(tmp_path / "a"), Run(tmp_path / "b")
     for run, folder in zip(runs, (plain, odd), strict=True):
-        ingest(run, Beir(folder=folder), How())
+        ingest(run, IngestBeir(folder=folder), How())
     assert tree(runs[0]) == tree(runs[1])
 
 
@@ -322,21 +329,21 @@ def test_missing_files_and_splits_are_named(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
     refuse(
         run,
-        Beir(folder=folder, split="dev"),
+        IngestBeir(folder=folder, split="dev"),
         'missing split "dev" (found test); name one with --split',
     )
     (folder / "queries.jsonl").unlink()
     refuse(
         run,
-        Beir(folder=folder),
+        IngestBeir(folder=folder),
         "missing queries.jsonl or queries.jsonl.gz (found corpus.jsonl, qrels)",
     )
-    refuse(run, Beir(folder=tmp_path / "nowhere"), "no such folder")
-    refuse(run, Pairs(file=str(tmp_path / "no.jsonl")), "no.jsonl: no such file")
-    refuse(run, Pairs(file=str(folder)), "is a folder; expected a file")
+    refuse(run, IngestBeir(folder=tmp_path / "nowhere"), "no such folder")
+    refuse(run, IngestPairs(file=str(tmp_path / "no.jsonl")), "no.jsonl: no such file")
+    refuse(run, IngestPairs(file=str(folder)), "is a folder; expected a file")
     refuse(
         run,
-        Pairs(file=str(write_text(tmp_path / "pairs.xls", "x"))),
+        IngestPairs(file=str(write_text(tmp_path / "pairs.xls", "x"))),
         "pairs.xls: unknown kind of file",
         ".parquet",
     )
@@ -347,24 +354,24 @@ def test_utf16_and_damaged_files_are_refused(tmp_path, run):
     good = (folder / "corpus.jsonl").read_text("utf-8")
     for encoding in ("utf-16", "utf-16-le"):
         (folder / "corpus.jsonl").write_text(good, encoding)
-        refuse(run, Beir(folder=folder), "corpus.jsonl: is UTF-16 or binary, expected UTF-8")
+        refuse(run, IngestBeir(folder=folder), "corpus.jsonl: is UTF-16 or binary, expected UTF-8")
     (folder / "corpus.jsonl").unlink()
     packed = gzip.compress(good.encode() * 50)
     for content in (packed[:-20], packed[:60] + b"garbage" + packed[67:], b"not gzip at all"):
         (folder / "corpus.jsonl.gz").write_bytes(content)
-        refuse(run, Beir(folder=folder), "corpus.jsonl.gz: truncated or corrupt gzip file")
+        refuse(run, IngestBeir(folder=folder), "corpus.jsonl.gz: truncated or corrupt gzip file")
     refuse(
         run,
-        Pairs(file=str(write_text(tmp_path / "bad.parquet", "PAR1 no"))),
+        IngestPairs(file=str(write_text(tmp_path / "bad.parquet", "PAR1 no"))),
         "bad.parquet: cannot be read as Parquet",
     )
     refuse(
         run,
-        Pairs(file=str(write_text(tmp_path / "bad.json", '[{"query": 1'))),
+        IngestPairs(file=str(write_text(tmp_path / "bad.json", '[{"query": 1'))),
         "bad.json: not valid JSON",
     )
     unclosed = write_text(tmp_path / "bad.csv", 'query,positive\na,"b\nc,d\n')
-    refuse(run, Pairs(file=str(unclosed)), "bad.csv:2", "quotes that are closed")
+    refuse(run, IngestPairs(file=str(unclosed)), "bad.csv:2", "quotes that are closed")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
@@ -374,32 +381,37 @@ def test_a_column_that_the_whole_file_lacks(tmp_path, run, kind):
         [{"id": "1", "query": "a b", "text": "x"}, {"id": "2", "query": "c d", "text": "y"}],
     )
     message = f'pairs.{kind}: missing "question" (found id, query, text); name it with --query'
-    refuse(run, Pairs(file=str(file), query="question", positive="text"), message)
+    refuse(run, IngestPairs(file=str(file), query="question", positive="text"), message)
     refuse(
-        run, Pairs(file=str(file), positive="answer"), 'missing "answer"', "name it with --positive"
+        run,
+        IngestPairs(file=str(file), positive="answer"),
+        'missing "answer"',
+        "name it with --positive",
     )
     # the failures above do not ask for --force
-    ingest(run, Pairs(file=str(file), positive="text"), How())
+    ingest(run, IngestPairs(file=str(file), positive="text"), How())
 
 
 def test_beir_without_its_columns_names_no_flag(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
     write_jsonl(folder / "corpus.jsonl", [{"id": "d9", "text": "x"}])
-    refuse(run, Beir(folder=folder), 'corpus.jsonl: missing "_id" (found id, text)')
+    refuse(run, IngestBeir(folder=folder), 'corpus.jsonl: missing "_id" (found id, text)')
 
 
 def test_nothing_left_names_the_reason_and_an_example(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
     refuse(
         run,
-        Beir(folder=folder, min_relevance=3),
+        IngestBeir(folder=folder, min_relevance=3),
         "no query with a positive is left",
         "low_relevance (4)",
         "qrels/test.tsv:2: q2 d9 1",
     )
     write_text(folder / "qrels" / "test.tsv", "1\td9\t1\n2\td9\t1\n")
-    refuse(run, Beir(folder=folder), "unknown_query (2), such as qrels/test.tsv:1: 1 d9 1")
-    refuse(run, Pairs(file=str(write_text(tmp_path / "empty.jsonl", ""))), "empty.jsonl: no rows")
+    refuse(run, IngestBeir(folder=folder), "unknown_query (2), such as qrels/test.tsv:1: 1 d9 1")
+    refuse(
+        run, IngestPairs(file=str(write_text(tmp_path / "empty.jsonl", ""))), "empty.jsonl: no rows"
+    )
 
 
 # --- the stage
@@ -407,22 +419,22 @@ def test_nothing_left_names_the_reason_and_an_example(tmp_path, run):
 
 def test_a_repeat_is_skipped_and_a_difference_refused(tmp_path, run):
     folder = make_beir(tmp_path / "beir")
-    assert not ingest(run, Beir(folder=folder), How())[0].skipped
+    assert not ingest(run, IngestBeir(folder=folder), How())[0].skipped
     before = tree(run)
-    assert ingest(run, Beir(folder=folder), How())[0].skipped
+    assert ingest(run, IngestBeir(folder=folder), How())[0].skipped
     with pytest.raises(UserError, match="was made with limit=None, now 1; pass --force"):
-        ingest(run, Beir(folder=folder, limit=1), How())
+        ingest(run, IngestBeir(folder=folder, limit=1), How())
     make_beir(folder, docs=[{"_id": "new", "text": "one more"}])
     with pytest.raises(UserError, match=r"was made from other inputs \(corpus.jsonl is changed\)"):
-        ingest(run, Beir(folder=folder), How())
+        ingest(run, IngestBeir(folder=folder), How())
     assert tree(run) == before
-    assert ingest(run, Beir(folder=folder), How(force=True))[0].rows["documents"] == 6
+    assert ingest(run, IngestBeir(folder=folder), How(force=True))[0].rows["documents"] == 6
 
 
 @pytest.mark.parametrize("step", ["_write_documents", "_write_queries", "_write_rejects", "finish"])
 def test_killed_and_started_again_gives_the_same_bytes(tmp_path, monkeypatch, step):
     folder = make_beir(tmp_path / "beir", docs=["{torn"])
-    options = Beir(folder=folder, shard_documents=2, shard_queries=1)
+    options = IngestBeir(folder=folder, shard_documents=2, shard_queries=1)
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     ingest(whole, options, How())
 
@@ -456,7 +468,7 @@ def test_progress_counts_the_shards(tmp_path, run):
 
     ingest(
         run,
-        Beir(folder=make_beir(tmp_path / "beir"), shard_documents=2, shard_queries=2),
+        IngestBeir(folder=make_beir(tmp_path / "beir"), shard_documents=2, shard_queries=2),
         How(progress=progress),
     )
     assert seen == [("1_tables", 5), *["step"] * 5]
@@ -464,7 +476,7 @@ def test_progress_counts_the_shards(tmp_path, run):
 
 def test_a_full_disk_stops_the_ingest_and_can_be_got_over(tmp_path, run):
     docs = [{"_id": f"x{n}", "text": f"slate {n} " * 40} for n in range(2000)]
-    options = Beir(folder=make_beir(tmp_path / "beir", docs))
+    options = IngestBeir(folder=make_beir(tmp_path / "beir", docs))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for size in (20_000, 200_000):  # the database does not fit, the texts do not
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))

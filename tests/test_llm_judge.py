@@ -10,8 +10,8 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.llm.prompts import load_judge_prompt, render, shorten
-from scoring.judge.llm import judge_llm
-from scoring.options import JudgeLlm, Select
+from scoring.judge.llm import JudgeLlm, judge_llm
+from scoring.options import Select
 from scoring.select import select
 
 pytestmark = pytest.mark.usefixtures("short_waits")

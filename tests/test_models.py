@@ -22,8 +22,7 @@ from miner.models.encoder import (
     find_reader,
     load_encoder,
 )
-from miner.models.hub import gpu_count, locate, own_device, resolve, weights_fingerprint
-from miner.options import Encoder
+from miner.models.hub import Encoder, gpu_count, locate, own_device, resolve, weights_fingerprint
 
 LONG = " ".join(WORDS[29:])
 UNEVEN = [

@@ -9,13 +9,11 @@ from toy import DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, rows, toy_run
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import Stopwatch
-from miner.options import IndexBm25
 from miner.search.bm25 import index_bm25
-from miner.search.tokens import tokenizer
+from miner.search.tokens import IndexBm25, tokenizer
 from miner.store import Stage, begin, finish
 from miner.tables import full_text
-from scoring.judge.overlap import judge_overlap
-from scoring.options import JudgeOverlap
+from scoring.judge.overlap import JudgeOverlap, judge_overlap
 
 QUERIES = QUERY_TEXTS | {
     "q2": "how do bees bees talk; a BEE's dance",  # repeats count once

@@ -19,12 +19,14 @@ import scoring.judge.similarity
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.options import IndexBm25
 from miner.query_shard import candidate_pairs
 from miner.search.bm25 import index_bm25
+from miner.search.tokens import IndexBm25
 from miner.store import BEFORE, shard_keys
 from scoring.judge.judging import only_new
-from scoring.options import JudgeDuplicates, JudgeOverlap, JudgeSimilarity
+from scoring.judge.links import JudgeDuplicates
+from scoring.judge.overlap import JudgeOverlap
+from scoring.judge.similarity import JudgeSimilarity
 
 KILLER = Path(__file__).parent / "killer.py"
 TEXTS = DOCUMENT_TEXTS | {"d09": DOCUMENT_TEXTS["d01"], "d12": ("", "how do BEES talk?")}

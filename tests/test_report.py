@@ -9,9 +9,9 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.store import Run
 from scoring.figures import figures
-from scoring.options import Report, Score, Select
-from scoring.report import collect, findings, matched_size, recipe, render, report
-from scoring.score import score
+from scoring.options import Select
+from scoring.report import Report, collect, findings, matched_size, recipe, render, report
+from scoring.score import Score, score
 from scoring.select import select
 from scoring.show import describe
 
@@ -490,7 +490,7 @@ def test_describe_tells_all_of_one_query(run):
 
 def test_describe_gives_verdicts_and_thresholds(tmp_path):
     from scoring.judge.duplicates import judge_duplicates
-    from scoring.options import JudgeDuplicates
+    from scoring.judge.links import JudgeDuplicates
 
     run = toy_run(tmp_path, documents=DOCUMENT_TEXTS | {"d08": DOCUMENT_TEXTS["d01"]})
     judge_duplicates(run, JudgeDuplicates(), HOW)

@@ -13,7 +13,7 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.models import reranker as pair_scorer
-from miner.models.hub import gpu_count
+from miner.models.hub import Reranker, gpu_count
 from miner.models.reranker import (
     PairScorer,
     find_reader,
@@ -21,8 +21,7 @@ from miner.models.reranker import (
     reranker_facts,
     reranker_fingerprint,
 )
-from miner.options import MineCrossEncoder, Reranker
-from miner.search.cross_encoder import mine_cross_encoder
+from miner.search.cross_encoder import MineCrossEncoder, mine_cross_encoder
 
 LONG = " ".join(WORDS[29:])
 QUERIES = ["moon bees", "", LONG * 3, "which metal", "lamps"]

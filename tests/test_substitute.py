@@ -1,4 +1,4 @@
-"""mine substitute: made documents, and how the rest of the flow reads them. Captions here are
+"""mine substitute: made documents, and how the rest of the flow reads them. IngestCaptions here are
 made up.
 """
 
@@ -8,16 +8,18 @@ from toy import rows
 
 from miner.corpus import Shelf, made_documents
 from miner.engine import How
+from miner.ingest.formats import IngestCaptions
 from miner.ingest.ingest import ingest
 from miner.made import made_id
-from miner.options import Captions, MineSubstitute
 from miner.store import Run
 from miner.words.parsing import load_parser
 from miner.words.substitute import mine_substitute
 from miner.words.swap import swap
-from scoring.export import export
+from miner.words.targets import MineSubstitute
+from scoring.export import Export, export
 from scoring.judge.duplicates import judge_duplicates
-from scoring.options import Export, JudgeDuplicates, Select
+from scoring.judge.links import JudgeDuplicates
+from scoring.options import Select
 from scoring.select import select
 from scoring.show import describe
 
@@ -46,7 +48,7 @@ def captions(tmp_path):
 
     def made(name, **ingested):
         run = Run(tmp_path / name)
-        ingest(run, Captions(file=str(file), group="image", **ingested), HOW)
+        ingest(run, IngestCaptions(file=str(file), group="image", **ingested), HOW)
         return run
 
     return made

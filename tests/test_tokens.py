@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 import miner.search.tokens
 from miner.errors import UserError
-from miner.options import IndexBm25
-from miner.search.tokens import tokenize, tokenizer
+from miner.search.tokens import IndexBm25, tokenize, tokenizer
 
 OPTIONS = [
     IndexBm25(),

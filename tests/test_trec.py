@@ -9,7 +9,7 @@ from ingested import documents, refuse, rejects, rows, write_text
 from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.ingest import ingest
-from miner.options import Trec
+from miner.ingest.trec import IngestTrec
 from miner.store import Run
 from miner.tables import CANDIDATES, POSITIVES, QUERIES
 
@@ -50,13 +50,13 @@ Anything.
 """
 
 
-def trec(tmp_path: Path, **options) -> Trec:
+def trec(tmp_path: Path, **options) -> IngestTrec:
     corpus = write_text(tmp_path / "docs.xml", SGML)
     topics = write_text(tmp_path / "topics.txt", TOPICS)
     qrels = write_text(
         tmp_path / "qrels.txt", "301 0 d9 1\n301 0  d10 2\n302 0 d9 0\n302 0 d10 1\n"
     )
-    return Trec(**{"corpus": corpus, "topics": topics, "qrels": qrels, **options})
+    return IngestTrec(**{"corpus": corpus, "topics": topics, "qrels": qrels, **options})
 
 
 def test_trec_markup(tmp_path, run):
@@ -189,7 +189,9 @@ def test_msmarco_with_its_runs(run, shared):
     }
     manifest, *_ = ingest(
         run,
-        Trec(**files, min_relevance=2, run_file=(str(folder / "runs" / "BM25.dl19.trec.gz"),)),
+        IngestTrec(
+            **files, min_relevance=2, run_file=(str(folder / "runs" / "BM25.dl19.trec.gz"),)
+        ),
         How(),
     )
     assert manifest.facts["queries"] == 43

@@ -151,12 +151,12 @@ def remembered(encode: Any) -> Any:
 def quarry(folder: str, name: str, split: str, most_positives: int) -> dict[str, Any]:
     """Mine and judge once, select under each option."""
     from miner.engine import How
+    from miner.ingest.formats import IngestBeir
     from miner.ingest.ingest import ingest
-    from miner.options import Beir, IndexDense, MineDense
-    from miner.search.dense import index_dense, mine_dense
+    from miner.search.dense import IndexDense, MineDense, index_dense, mine_dense
     from miner.store import Run
-    from scoring.judge.similarity import judge_similarity
-    from scoring.options import JudgeSimilarity, Select
+    from scoring.judge.similarity import JudgeSimilarity, judge_similarity
+    from scoring.options import Select
     from scoring.select import select
 
     run, how, kept = (
@@ -164,7 +164,7 @@ def quarry(folder: str, name: str, split: str, most_positives: int) -> dict[str,
         How(),
         {query_id for query_id, _ in read(name, split)[2]},
     )
-    ingest(run, Beir(folder=MEDQUAD.parent / name, split=split), how)
+    ingest(run, IngestBeir(folder=MEDQUAD.parent / name, split=split), how)
     index_dense(run, IndexDense(dtype="fp32"), how)
     mine_dense(run, MineDense(k=DEPTH + most_positives), how)
     judge_similarity(run, JudgeSimilarity(), how)

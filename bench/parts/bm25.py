@@ -90,8 +90,8 @@ def measure(
 def quarry(folder: str, k: int) -> dict[str, Any]:
     """Measure quarry's two stages, and its search alone."""
     from miner.engine import How
-    from miner.options import IndexBm25, MineBm25
-    from miner.search.bm25 import Bm25, index_bm25, mine_bm25
+    from miner.search.bm25 import Bm25, MineBm25, index_bm25, mine_bm25
+    from miner.search.tokens import IndexBm25
     from miner.store import Run
 
     run, how, options = Run(Path(folder) / "run"), How(force=True), MineBm25(k=k)

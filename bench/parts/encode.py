@@ -89,7 +89,7 @@ def measure(
 def quarry(folder: str, dtype: str, max_length: int | None) -> dict[str, Any]:
     """Measure quarry's encoder."""
     from miner.models.encoder import load_encoder
-    from miner.options import Encoder
+    from miner.models.hub import Encoder
 
     encode = load_encoder(Encoder(dtype=dtype, max_length=max_length))
     return _measure(folder, f"quarry {dtype}", encode)

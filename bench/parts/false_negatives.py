@@ -114,11 +114,10 @@ def index(folder: str) -> dict[str, Any]:
     """Ingest the runs, index for the encoder's vectors, and judge similarity."""
     from miner.engine import How
     from miner.ingest.ingest import ingest
-    from miner.options import IndexDense, Trec
-    from miner.search.dense import index_dense
+    from miner.ingest.trec import IngestTrec
+    from miner.search.dense import IndexDense, index_dense
     from miner.store import Run
-    from scoring.judge.similarity import judge_similarity
-    from scoring.options import JudgeSimilarity
+    from scoring.judge.similarity import JudgeSimilarity, judge_similarity
 
     run, how = Run(Path(folder) / "run"), How()
     runs = tuple(f"{name}={folder}/{name}.trec" for name in RUNS)
@@ -127,7 +126,7 @@ def index(folder: str) -> dict[str, Any]:
         "topics": FOLDER / "queries.jsonl",
         "qrels": Path(folder) / "qrels.tsv",
     }
-    ingest(run, Trec(**files, run_file=runs, min_relevance=RELEVANT), how)
+    ingest(run, IngestTrec(**files, run_file=runs, min_relevance=RELEVANT), how)
     index_dense(run, IndexDense(), how)
     judge_similarity(run, JudgeSimilarity(), how)
     return {}
@@ -137,9 +136,9 @@ def judge(folder: str, model: str) -> dict[str, Any]:
     """Judge by the other judges."""
     from miner.engine import How
     from miner.store import Run
-    from scoring.judge.cross_encoder import judge_cross_encoder
+    from scoring.judge.cross_encoder import JudgeCrossEncoder, judge_cross_encoder
     from scoring.judge.duplicates import judge_duplicates
-    from scoring.options import JudgeCrossEncoder, JudgeDuplicates
+    from scoring.judge.links import JudgeDuplicates
 
     run = Run(Path(folder) / "run")
     judge_duplicates(run, JudgeDuplicates(), How())

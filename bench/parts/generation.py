@@ -213,8 +213,8 @@ def _flag(name: str, value: str) -> list[str]:
 
 def through_server(url: str, prompts: int, concurrency: int = 256) -> dict[str, Any]:
     """Send them through quarry's client."""
+    from miner.llm.requests import Llm
     from miner.llm.server import Server, served_model
-    from miner.options import Llm
 
     options = Llm(server=url, concurrency=concurrency, timeout=600)
     return _timed(Server(options, served_model(options)), _requests(prompts + 2))

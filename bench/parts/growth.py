@@ -86,8 +86,8 @@ def exponents(points: list[dict[str, Any]], size: str) -> dict[str, float]:
 def bm25(folder: str, tiny: str, k: int) -> dict[str, Any]:
     """Measure stages index bm25 and mine bm25."""
     from miner.engine import How
-    from miner.options import IndexBm25, MineBm25
-    from miner.search.bm25 import index_bm25, mine_bm25
+    from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
+    from miner.search.tokens import IndexBm25
 
     how = How(force=True)
     stages = {
@@ -100,8 +100,7 @@ def bm25(folder: str, tiny: str, k: int) -> dict[str, Any]:
 def flat(folder: str, tiny: str, k: int) -> dict[str, Any]:
     """Measure stage mine dense."""
     from miner.engine import How
-    from miner.options import MineDense
-    from miner.search.dense import mine_dense
+    from miner.search.dense import MineDense, mine_dense
 
     return _stages(
         folder, tiny, {"search": lambda run: mine_dense(run, MineDense(k=k), How(force=True))}

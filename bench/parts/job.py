@@ -94,11 +94,10 @@ def quarry(folder: str, dtype: str, max_length: int | None) -> dict[str, Any]:
     """Index, mine, judge, select; then select once more under another margin."""
     start = time.perf_counter()
     from miner.engine import How
-    from miner.options import IndexDense, MineDense
-    from miner.search.dense import index_dense, mine_dense
+    from miner.search.dense import IndexDense, MineDense, index_dense, mine_dense
     from miner.store import Run
-    from scoring.judge.similarity import judge_similarity
-    from scoring.options import JudgeSimilarity, Select
+    from scoring.judge.similarity import JudgeSimilarity, judge_similarity
+    from scoring.options import Select
     from scoring.select import select
 
     run, how, stages = (

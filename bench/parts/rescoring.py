@@ -66,8 +66,8 @@ def measure(
 def mine(folder: str) -> dict[str, Any]:
     """Find the candidates that both sides score."""
     from miner.engine import How
-    from miner.options import IndexBm25, MineBm25
-    from miner.search.bm25 import index_bm25, mine_bm25
+    from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
+    from miner.search.tokens import IndexBm25
     from miner.store import Run
 
     run = Run(Path(folder) / "run")
@@ -117,8 +117,8 @@ def mine_hard_negatives(folder: str, model: str) -> dict[str, Any]:
 
 def quarry(folder: str, model: str, dtype: str) -> dict[str, Any]:
     """Score all pairs as the judge and the source do."""
+    from miner.models.hub import Reranker
     from miner.models.reranker import bare, load_reranker
-    from miner.options import Reranker
 
     queries, documents, query, document = read_candidates(folder)
     score = load_reranker(bare(Reranker(reranker=model, dtype=dtype)))

@@ -101,11 +101,11 @@ def _name(arm: str) -> str:
 def ingest_captions(folder: str, limit: int | None) -> dict[str, Any]:
     """Read the captions; those of one image are each other's positives."""
     from miner.engine import How
+    from miner.ingest.formats import IngestCaptions
     from miner.ingest.ingest import ingest
-    from miner.options import Captions
     from miner.store import Run
 
-    options = Captions(file=str(CAPTIONS), group="image_id", limit=limit)
+    options = IngestCaptions(file=str(CAPTIONS), group="image_id", limit=limit)
     return {"queries": ingest(Run(Path(folder)), options, How())[0].facts["queries"]}
 
 
@@ -114,9 +114,9 @@ def substitute(folder: str, arm: str, workers: int) -> dict[str, Any]:
     import hashlib
 
     from miner.engine import How
-    from miner.options import MineSubstitute
     from miner.store import Run
     from miner.words.substitute import mine_substitute
+    from miner.words.targets import MineSubstitute
 
     run, options = Run(Path(folder)), MineSubstitute(name=_name(arm), **ARMS[arm])
     seconds = seconds_of(partial(mine_substitute, run, options, How(force=True, workers=workers)))
@@ -198,7 +198,7 @@ def random_swap(folder: str) -> dict[str, Any]:
 def probes(originals: list[str], negatives: list[str], groups: list[str]) -> dict[str, Any]:
     """Probe by words (all pairs) and by all-MiniLM-L6-v2 (a part of them)."""
     from miner.models.encoder import load_encoder
-    from miner.options import Encoder
+    from miner.models.hub import Encoder
     from scoring.probe import artefact_probe
 
     words = artefact_probe(originals, negatives, np.array(groups))

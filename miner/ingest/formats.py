@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from miner.errors import UserError
+from miner.ingest.ingest import Ingest
 from miner.ingest.readers import Bad, Input, Records, find_input, lines, records
 from miner.ingest.rows import (
     Build,
@@ -28,12 +29,77 @@ from miner.ingest.rows import (
     text_of,
     title_of,
 )
-from miner.options import Beir, Captions, Pairs, PseudoQueries
+from miner.options import option
+from miner.store import Run
 
 RELEVANCE = range(-(2**31), 2**31)  # what int32 holds
 
 
-def beir(options: Beir) -> Reading:
+class CorpusColumns(Ingest):
+    """Which columns of a file of documents are read."""
+
+    corpus_text: str = option("text", "column of the corpus with the text")
+    corpus_id: str | None = option(
+        None, "column of the corpus with the id (default: _id, id or doc_id if there, else a hash)"
+    )
+    split: str = option("train", "split of hf:NAME")
+
+
+class IngestBeir(Ingest):
+    """BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/SPLIT.tsv."""
+
+    folder: Path = option(..., "the BEIR folder", argument=True)
+    split: str = option("test", "which qrels to read: qrels/SPLIT.tsv")
+
+    def read(self, run: Run) -> Reading:
+        """BEIR folder -> rows."""
+        return beir(self)
+
+
+class IngestPairs(CorpusColumns):
+    """Queries with positives in one file: jsonl, csv, tsv, parquet, or hf:NAME through datasets."""
+
+    file: str = option(..., "the file (.gz may follow), or hf:NAME", argument=True)
+    query: str = option("query", "column with the query's text")
+    positive: str = option("positive", "column with the positive's text, or a list of texts")
+    query_id: str | None = option(None, "column with the query's id (default: a hash of the text)")
+    positive_id: str | None = option(
+        None, "column with the positive's id, or a list of ids (default: a hash of the text)"
+    )
+    label: str | None = option(
+        None, "column with the positive's class label, or a list of labels, one for each positive"
+    )
+    corpus: str | None = option(None, "more documents: a file of the same kinds, or hf:NAME")
+
+    def read(self, run: Run) -> Reading:
+        """File of pairs -> rows."""
+        return pairs(self)
+
+
+class IngestCaptions(Ingest):
+    """Captions: each is a query and its own positive. COCO captions json, or jsonl, csv, tsv,
+    parquet with a caption column.
+    """
+
+    file: str = option(..., "the file (.gz may follow), or hf:NAME", argument=True)
+    caption: str = option("caption", "column with the caption")
+    caption_id: str | None = option(
+        None, "column with the caption's id (default: id if there, else a hash of the text)"
+    )
+    group: str | None = option(
+        None, "column with the image's id: captions of one image become each other's positives"
+    )
+    image: str | None = option(
+        None, "column with the image's path, for export --format open-clip; of COCO json: file_name"
+    )
+    split: str = option("train", "split of hf:NAME")
+
+    def read(self, run: Run) -> Reading:
+        """File of captions -> rows."""
+        return captions(self)
+
+
+def beir(options: IngestBeir) -> Reading:
     """BEIR folder -> rows.
 
     Raises:
@@ -160,7 +226,7 @@ def _is_integer(text: str) -> bool:
     return digits.isascii() and digits.isdigit() and len(digits) < 11 and int(text) in RELEVANCE
 
 
-def pairs(options: Pairs) -> Reading:
+def pairs(options: IngestPairs) -> Reading:
     """Pairs, and a corpus if one is given -> rows. The corpus comes first, so that its documents
     win.
 
@@ -188,7 +254,7 @@ def pairs(options: Pairs) -> Reading:
     return Reading(inputs, rows)
 
 
-def corpus_rows(file: Input, options: Pairs | PseudoQueries) -> Iterator[Row]:
+def corpus_rows(file: Input, options: CorpusColumns) -> Iterator[Row]:
     """Documents of a file whose columns the options name -> rows."""
     needs = {options.corpus_text: "--corpus-text"} | (
         {options.corpus_id: "--corpus-id"} if options.corpus_id else {}
@@ -210,7 +276,7 @@ def corpus_rows(file: Input, options: Pairs | PseudoQueries) -> Iterator[Row]:
     return build_rows(file, "documents", records(file, needs, (*names, "title")), build)
 
 
-def _pair(options: Pairs, record: dict[str, Any]) -> Iterator[Item]:
+def _pair(options: IngestPairs, record: dict[str, Any]) -> Iterator[Item]:
     """Yield the query of a record, and a document and a positive for each of its positives; one
     bad positive leaves the others in.
     """
@@ -225,7 +291,7 @@ def _pair(options: Pairs, record: dict[str, Any]) -> Iterator[Item]:
             yield "rejects", ("documents", str(reject), raw(record))
 
 
-def _positives(options: Pairs, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _positives(options: IngestPairs, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a record's positives one by one. A string is one positive, never a list of its
     characters; one label is that of them all.
     """
@@ -253,7 +319,7 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _positive(options: Pairs, query_id: str, positive: Mapping[str, Any]) -> Iterator[Item]:
+def _positive(options: IngestPairs, query_id: str, positive: Mapping[str, Any]) -> Iterator[Item]:
     """Yield a positive, and its document unless it has an id and no text: then the id refers to
     a document from elsewhere.
     """
@@ -283,7 +349,7 @@ def _label(positive: Mapping[str, Any], column: str) -> str:
     )
 
 
-def captions(options: Captions) -> Reading:
+def captions(options: IngestCaptions) -> Reading:
     """Captions -> rows.
 
     Raises:
@@ -301,7 +367,7 @@ def captions(options: Captions) -> Reading:
     return Reading({options.file: file.fingerprint()}, rows)
 
 
-def _caption(options: Captions, record: dict[str, Any]) -> Iterator[Item]:
+def _caption(options: IngestCaptions, record: dict[str, Any]) -> Iterator[Item]:
     text = text_of(record, options.caption)
     filled(text)
     group = identifier(record, options.group) if options.group else None

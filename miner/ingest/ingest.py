@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,22 +19,34 @@ import pyarrow.parquet as pq
 from miner.engine import Advance, How
 from miner.errors import UserError
 from miner.files import Stopwatch, atomic, write_table
-from miner.ingest.formats import beir, captions, pairs
 from miner.ingest.rows import LONGEST_RAW, Reading
 from miner.ingest.staging import Staging, open_staging
-from miner.ingest.stdlib import read_stdlib
-from miner.ingest.trec import trec
 from miner.ingest.trec_runs import find_runs, ingest_run
-from miner.llm.pseudo_queries import pseudo_queries
-from miner.options import Beir, Captions, Pairs, PseudoQueries, Stdlib, Trec
+from miner.options import Options, option
 from miner.store import PLAN, Manifest, Run, Stage, begin, finish, shard_keys
 from miner.tables import DOCUMENTS, IMAGES, LABELS, POSITIVES, QUERIES, Table, conform
 
-Options: TypeAlias = Beir | Pairs | Trec | Captions | Stdlib | PseudoQueries
 FOLDER, STAGING = Run.TABLES, "_staging"
 
 
-def ingest(run: Run, options: Options, how: How) -> list[Manifest]:
+class Ingest(Options):
+    """What every ingest takes. The class of a format says how its input is read."""
+
+    min_relevance: int = option(1, "qrels with a lower grade are no positives")
+    limit: int | None = option(None, "keep only the first N queries, in order of query_id", ge=1)
+    shard_queries: int = option(2048, "queries in a query shard", ge=1)
+    shard_documents: int = option(16384, "documents in a document shard", ge=1)
+
+    def read(self, run: Run) -> Reading:
+        """Return the rows of the input, and fingerprints of its files.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        raise NotImplementedError
+
+
+def ingest(run: Run, options: Ingest, how: How) -> list[Manifest]:
     """Corpus, queries, positives in any format -> the three tables of the run; TREC run files
     become sources beside them.
 
@@ -50,9 +62,8 @@ def ingest(run: Run, options: Options, how: How) -> list[Manifest]:
         UserError: an input is missing or unreadable or lacks a column, no query with a positive is
             left, or the tables are there already and were made from something else.
     """
-    runs = find_runs(options.run_file) if isinstance(options, Trec) else []
-    reading = _read(run, options)
-    name = type(options).__name__.lower()
+    runs, reading = find_runs(getattr(options, "run_file", ())), options.read(run)
+    name = type(options).__name__.removeprefix("Ingest").lower()
     # runs may be added later
     record = {key: value for key, value in options.record().items() if key != "run_file"}
     stage = Stage(FOLDER, "documents", {"format": name, **record}, reading.inputs)
@@ -60,23 +71,7 @@ def ingest(run: Run, options: Options, how: How) -> list[Manifest]:
     return [manifest, *(ingest_run(run, source, how) for source in runs)]
 
 
-def _read(run: Run, options: Options) -> Reading:
-    match options:
-        case Beir():
-            return beir(options)
-        case Pairs():
-            return pairs(options)
-        case Trec():
-            return trec(options)
-        case Captions():
-            return captions(options)
-        case PseudoQueries():
-            return pseudo_queries(run, options)
-        case Stdlib():
-            return read_stdlib()
-
-
-def _make(run: Run, stage: Stage, reading: Reading, options: Options, how: How) -> Manifest:
+def _make(run: Run, stage: Stage, reading: Reading, options: Ingest, how: How) -> Manifest:
     """Make the tables from scratch; the user's mistake leaves nothing behind that would stand in
     the way of the next try.
     """
@@ -90,15 +85,13 @@ def _make(run: Run, stage: Stage, reading: Reading, options: Options, how: How) 
             facts = _facts(staging, stage, options)
             with how.progress(FOLDER, facts["document_shards"] + facts["query_shards"]) as advance:
                 _write_documents(staging, folder, facts, advance)
-                beside = (IMAGES,) if isinstance(options, Captions) and options.image else ()
+                beside = (IMAGES,) if getattr(options, "image", None) else ()
                 _write_queries(staging, folder, facts, (*beside, POSITIVES, QUERIES), advance)
             counts = {
                 table.name: staging.count(f"kept_{table.name}") for table in (POSITIVES, *beside)
             }
             labels = (
-                _write_labels(staging, folder / "labels")
-                if isinstance(options, Pairs) and options.label
-                else {}
+                _write_labels(staging, folder / "labels") if getattr(options, "label", None) else {}
             )
             _write_rejects(staging, folder / "_rejects.jsonl")
     except UserError:
@@ -140,7 +133,7 @@ def _check_not_empty(staging: Staging, reading: Reading, drops: dict[str, int]) 
     )
 
 
-def _facts(staging: Staging, stage: Stage, options: Options) -> dict[str, Any]:
+def _facts(staging: Staging, stage: Stage, options: Ingest) -> dict[str, Any]:
     documents, queries = staging.count("documents"), staging.count("kept_queries")
     return {
         "format": stage.options["format"],

@@ -16,12 +16,22 @@ from pathlib import Path
 from platform import python_version
 from typing import NamedTuple, TypeAlias
 
+from miner.ingest.ingest import Ingest
 from miner.ingest.rows import Reading, Row
+from miner.store import Run
 
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)\s")
 SHORTEST_QUERY = 3  # words
 Node: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+class IngestStdlib(Ingest):
+    """Python's own standard library: first docstring sentence -> source without that docstring."""
+
+    def read(self, run: Run) -> Reading:
+        """Python's standard library -> rows."""
+        return read_stdlib()
 
 
 class Function(NamedTuple):

@@ -8,9 +8,11 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from miner.ingest.formats import read_qrels
+from miner.ingest.ingest import Ingest
 from miner.ingest.readers import (
     Bad,
     Input,
@@ -31,7 +33,8 @@ from miner.ingest.rows import (
     text_of,
     title_of,
 )
-from miner.options import Trec
+from miner.options import option
+from miner.store import Run
 
 DOCUMENT_IDS = ("docid", "_id", "id", "doc_id", "docno", "pid")
 QUERY_IDS = ("qid", "_id", "id", "query_id", "query-id", "topic_id")
@@ -44,7 +47,24 @@ TOPIC = re.compile(r"<title>\s*(?:topic:)?([^<]*)", re.I)
 TAG = re.compile(r"<[^>]*>")
 
 
-def trec(options: Trec) -> Reading:
+class IngestTrec(Ingest):
+    """TREC corpus, topics, qrels; run files become sources as they are."""
+
+    corpus: Path = option(
+        ..., "documents: jsonl, tsv (id, text) or TREC <DOC> text; .gz may follow"
+    )
+    topics: Path = option(..., "queries: tsv (id, text), jsonl or TREC <top> text; .gz may follow")
+    qrels: Path = option(..., "qrels: four columns, or BEIR's three with a header")
+    run_file: tuple[str, ...] = option(
+        (), "a TREC run that becomes a source: FILE or NAME=FILE; repeat for more"
+    )
+
+    def read(self, run: Run) -> Reading:
+        """TREC corpus, topics and qrels -> rows."""
+        return trec(self)
+
+
+def trec(options: IngestTrec) -> Reading:
     """TREC corpus, topics and qrels -> rows.
 
     Raises:

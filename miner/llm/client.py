@@ -12,9 +12,8 @@ from pathlib import Path
 
 from miner.errors import UserError
 from miner.files import fingerprint
-from miner.llm.requests import Answer, Budget, Model, Request
+from miner.llm.requests import Answer, Budget, Llm, Model, Request
 from miner.models.hub import locate, weights_fingerprint
-from miner.options import Llm
 from miner.store import Run
 
 _LOADED: dict[Llm, "Model"] = {}

@@ -17,11 +17,12 @@ from miner.engine import How
 from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Door, llm_name
 from miner.llm.prompts import Prompt, load_prompt, prompt_path, render, shorten
-from miner.llm.requests import Answer, Request
+from miner.llm.requests import Answer, Llm, Request
 from miner.llm.verify import Guard, fault, read_text
 from miner.made import Negative, made_shard
+from miner.models.hub import Reranker
 from miner.models.reranker import load_reranker
-from miner.options import Generator, MineGenerate, Reranker
+from miner.options import NAME, option
 from miner.query_shard import asked_of
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import from_rows
@@ -40,6 +41,31 @@ FAILURES = pa.schema(
 )
 SHOWN = 2000  # characters of a failed text that are kept
 Check = Callable[[str], tuple[str | None, dict[str, Any]]]
+
+
+class Generator(Llm):
+    """How texts are generated and verified."""
+
+    temperature: float = option(0.8, "of sampling; 0 takes the likeliest token", ge=0)
+    top_p: float = option(0.95, "of sampling", gt=0, le=1)
+    max_tokens: int = option(256, "tokens of an answer", ge=1)
+    retries: int = option(2, "times that a text is asked for again when it fails a check", ge=0)
+    checker: str | None = option(
+        None,
+        "cross-encoder; a text that it scores as high as the query's lowest positive answers the"
+        " query and is left out",
+    )
+    seed: int = option(0, "seed of choices and of the model; each depends on it and on ids alone")
+
+
+class MineGenerate(Generator):
+    """Made negatives, written by an LLM about a query and its positive, and verified."""
+
+    k: int = option(1, "negatives per query", short="-k", ge=1)
+    name: str = option("generate", "name of the source", pattern=NAME)
+    prompt: str = option(
+        "hard-negative", "hard-negative, violate-one, contradict, or a file of your own (.toml)"
+    )
 
 
 @dataclass(frozen=True)

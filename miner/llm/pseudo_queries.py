@@ -7,21 +7,40 @@ from collections.abc import Iterator
 from itertools import chain, count, islice
 
 from miner.files import file_fingerprint, fingerprint
-from miner.ingest.formats import corpus_rows
+from miner.ingest.formats import CorpusColumns, corpus_rows
 from miner.ingest.readers import find_input
 from miner.ingest.rows import Reading, Row, hash_id
 from miner.llm.client import Door
-from miner.llm.generate import Task, write
+from miner.llm.generate import Generator, Task, write
 from miner.llm.prompts import load_prompt, prompt_path, shorten
 from miner.llm.verify import Guard
-from miner.options import PseudoQueries
+from miner.options import option
 from miner.store import Run
 from miner.tables import full_text
 
 BLOCK = 2048  # documents that are asked about at once
 
 
-def pseudo_queries(run: Run, options: PseudoQueries) -> Reading:
+class IngestPseudoQueries(Generator, CorpusColumns):
+    """A corpus without queries: a language model writes queries that its documents answer."""
+
+    corpus: str = option(
+        ..., "the documents: jsonl, csv, tsv, parquet (.gz may follow), or hf:NAME", argument=True
+    )
+    sample: int | None = option(
+        None, "documents that get queries, drawn by seed [default: all]", ge=1
+    )
+    k: int = option(1, "queries per document", short="-k", ge=1)
+    prompt: str = option(
+        "pseudo-query", "pseudo-query, or a file of your own (.toml) that names document"
+    )
+
+    def read(self, run: Run) -> Reading:
+        """Corpus + language model -> rows."""
+        return pseudo_queries(run, self)
+
+
+def pseudo_queries(run: Run, options: IngestPseudoQueries) -> Reading:
     """Corpus -> rows; the model is asked as they are read.
 
     Raises:
@@ -41,7 +60,7 @@ def pseudo_queries(run: Run, options: PseudoQueries) -> Reading:
     )
 
 
-def _queries(door: Door, options: PseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
+def _queries(door: Door, options: IngestPseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
     """Yield queries and positives of the documents that are drawn, and a reject for each text
     that failed for good.
     """
@@ -75,7 +94,7 @@ def _queries(door: Door, options: PseudoQueries, rows: Iterator[Row]) -> Iterato
             yield Row("rejects", "generated", next(numbers), ("queries", reason, text))
 
 
-def _drawn(options: PseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
+def _drawn(options: IngestPseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
     """Yield the documents that get queries: all, each id once, or `sample` of them, drawn by
     seed and id.
     """

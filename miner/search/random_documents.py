@@ -8,10 +8,17 @@ import numpy as np
 
 from miner.corpus import Corpus
 from miner.engine import How
-from miner.options import MineRandom
+from miner.options import Options, option
 from miner.query_shard import candidates, positive_rows
 from miner.seeds import generator
 from miner.store import Manifest, Run, Shard, Stage, run_stage
+
+
+class MineRandom(Options):
+    """Random documents: the source that always exists."""
+
+    k: int = option(50, "documents per query, positives never among them", short="-k", ge=1)
+    seed: int = option(0, "seed; a query's documents depend on it and on query_id alone")
 
 
 def mine_random(run: Run, options: MineRandom, how: How) -> Manifest:

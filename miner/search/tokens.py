@@ -10,17 +10,30 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numba
 import numpy as np
 
 from miner.errors import UserError
-from miner.options import IndexBm25
+from miner.options import NAME, Options, option
 
 WORDS = r"(?u)\b\w+\b"  # the pattern that the kernel stands for
 # characters that one thread cuts at a time: what tokenizing needs beyond its result follows from it
 CHUNK = 1 << 21
+
+
+class IndexBm25(Options):
+    """BM25 index: which words stand in which document, how often. What a word weighs is decided
+    when it is searched.
+    """
+
+    name: str = option("bm25", "name of the index, for more than one", pattern=NAME)
+    token_pattern: str = option(
+        "(?u)\\b\\w+\\b", "regular expression of a token; text is lowercased first"
+    )
+    stop_words: Literal["none", "english"] = option("none", "words to leave out")
+    stemmer: Literal["none", "english"] = option("none", "Snowball stemmer")
 
 
 class Tokens(NamedTuple):

@@ -19,7 +19,6 @@ from miner.llm.generate import Task, facts, one_process, written_shard
 from miner.llm.prompts import load_prompt, prompt_path
 from miner.llm.verify import Guard
 from miner.made import Negative, made_shard
-from miner.options import MineSubstitute
 from miner.query_shard import asked_of
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.words.concreteness import Word
@@ -27,7 +26,7 @@ from miner.words.edits import change_of, lemmas_of, put
 from miner.words.neighbours import PARTS
 from miner.words.parsing import load_parser, parser_fingerprint
 from miner.words.swap import swap
-from miner.words.targets import GIVEN_FOLDER, find_slots, words_in
+from miner.words.targets import GIVEN_FOLDER, MineSubstitute, find_slots, words_in
 from miner.words.wordnet import load_wordnet
 
 KINDS = {"O": "object", "A": "attribute", "R": "relation"}

@@ -10,15 +10,18 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from miner.engine import How
 from miner.files import file_fingerprint, fingerprint, write_table
+from miner.llm.generate import Generator
 from miner.models.encoder import encoder_fingerprint, load_encoder
-from miner.options import Encoder, MineSubstitute
+from miner.models.hub import Encoder
+from miner.options import NAME, option
 from miner.query_shard import asked_of
 from miner.seeds import generator
 from miner.store import Manifest, Run, Shard, Stage, run_stage
@@ -64,6 +67,59 @@ GIVEN = pa.schema(
 )
 SMALL = 300  # a vocabulary of more words has neighbours enough of its own
 NEAREST = 24
+
+
+class MineSubstitute(Generator):
+    """Made negatives: a positive in which one concrete word is changed, or two phrases change
+    places.
+    """
+
+    k: int = option(1, "negatives per query", short="-k", ge=1)
+    name: str = option("substitute", "name of the source", pattern=NAME)
+    rewriter: Literal["lexical", "swap", "llm"] = option(
+        "lexical",
+        "lexical: another word of the same kind; swap: two phrases change places; llm: an LLM"
+        " changes the word",
+    )
+    prompt: str = option(
+        "rewrite",
+        "rewriter llm: rewrite, or a file of your own (.toml) that names text, kind and word",
+    )
+    pick: Literal["concrete", "abstract", "uniform"] = option(
+        "concrete", "which words are changed, by their ratings"
+    )
+    top: int = option(
+        3, "words of a text that are candidates, the most concrete (or abstract)", ge=1
+    )
+    route: str | None = option(
+        None,
+        "attributes (A), relations (R), objects (O), as in AR; in/on/two only if named [default:"
+        " all]",
+        pattern="^[ARO]+$",
+    )
+    balance: bool = option(
+        True,
+        "a word is brought in as often as it is taken out, so that words do not tell negatives from"
+        " originals",
+    )
+    lexicon: Path | None = option(
+        None, "parquet, csv or tsv of word, rating [default: Brysbaert's norms of concreteness]"
+    )
+    rating_band: float = option(1.0, "largest difference of old and new word's ratings", ge=0)
+    min_similarity: float = option(0.3, "least cosine of old and new word under the encoder")
+    max_similarity: float = option(
+        0.8, "highest cosine of old and new word: above it they may mean the same"
+    )
+    encoder: str | None = option(
+        None,
+        "hub id or local path of the sentence-transformers model that compares words [default:"
+        " all-MiniLM-L6-v2]",
+    )
+    spacy_model: str = option(
+        "auto",
+        "an installed spaCy model or a path; auto: en_core_web if installed, else the bundled"
+        " en_quarry",
+    )
 
 
 def find_slots(run: Run, options: MineSubstitute, how: How) -> Manifest:

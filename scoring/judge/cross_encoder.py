@@ -20,9 +20,9 @@ from miner.corpus import Shelf
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import fingerprint
-from miner.models.hub import gpu_count
+from miner.models.hub import Reranker, gpu_count
 from miner.models.reranker import bare, reranker_facts, reranker_fingerprint
-from miner.options import Reranker
+from miner.options import NAME, option
 from miner.query_shard import SOURCES, Pairs, candidate_pairs, positive_rows
 from miner.search.cross_encoder import known_scores, scores_of
 from miner.store import Manifest, Run, Shard, Stage, run_stage
@@ -36,7 +36,27 @@ from scoring.judge.judging import (
     judged_sources,
     judgments,
 )
-from scoring.options import JudgeCrossEncoder
+
+
+class JudgeCrossEncoder(Reranker):
+    """The score of a cross-encoder that reads query and document together, for all pairs or
+    within a budget.
+    """
+
+    name: str = option(
+        "cross-encoder", "name of the judge, for more than one; no dot", pattern=NAME
+    )
+    max_pairs_per_query: int | None = option(
+        None,
+        "candidates of a query that are scored, positives on top; the others are over_budget"
+        " [default: all]",
+        ge=1,
+    )
+    first: str | None = option(
+        None,
+        "a cheap reranker, whose best candidates are within the budget [default: those of the best"
+        " retrieval ranks]",
+    )
 
 
 def judge_cross_encoder(run: Run, options: JudgeCrossEncoder, how: How) -> Manifest:

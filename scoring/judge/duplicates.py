@@ -35,8 +35,7 @@ from miner.ingest.readers import find_input
 from miner.query_shard import SOURCES, candidate_pairs, positive_rows
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from scoring.judge.judging import in_order, judged_sources, judgments, only_new
-from scoring.judge.links import open_guards, read_facts, tied, write_guards
-from scoring.options import JudgeDuplicates
+from scoring.judge.links import JudgeDuplicates, open_guards, read_facts, tied, write_guards
 
 FOLDER = f"{Run.JUDGES}/duplicates"
 REASONS = (  # in order of precedence; None: keep

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.options import MineRandom, Options
+from miner.options import Options
 from miner.query_shard import SOURCES, Pairs, positive_rows
-from miner.search.random_documents import mine_random
+from miner.search.random_documents import MineRandom, mine_random
 from miner.store import Run
 from miner.tables import JUDGMENTS, conform
 

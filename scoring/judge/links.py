@@ -27,8 +27,8 @@ from miner.corpus import Corpus
 from miner.errors import UserError
 from miner.files import write_array, write_json
 from miner.ingest.readers import one_line
+from miner.options import Options, option
 from miner.store import Run
-from scoring.options import JudgeDuplicates
 
 FOLDER, FACTS = "_guards", "facts.json"  # below the judge's folder; the facts are written last
 LABELS = Run.LABELS  # what ingest kept of a label column: doc_id, label
@@ -46,6 +46,38 @@ READERS = {
     ".jsonl": "read_json(?, maximum_depth = 1, format = 'newline_delimited')",
     ".parquet": "read_parquet(?, hive_partitioning = false)",
 }
+
+
+class JudgeDuplicates(Options):
+    """What can never be a negative, seen without a model: copies of a positive or the query, and
+    what links or labels tie to a positive.
+    """
+
+    shingle: int = option(5, "characters in a shingle of the normalised text", ge=1)
+    near: float = option(
+        0.9, "Jaccard similarity of shingles from which a text is a near-copy", gt=0, le=1
+    )
+    contain: float = option(
+        0.95, "share of a positive's shingles from which a text contains it", gt=0, le=1
+    )
+    contain_shingles: int = option(
+        50, "positives with fewer distinct shingles are not looked for in other texts", ge=1
+    )
+    links: Path | None = option(
+        None,
+        "csv, tsv, jsonl or parquet whose first two columns are the ids of a document and of one"
+        " that it links to; a header does no harm, what the corpus does not have is passed over",
+    )
+    hub: int | None = option(
+        None,
+        "a document that links to more than N does not tie them to each other [default: none]",
+        ge=2,
+    )
+    labels: Path | None = option(
+        None,
+        "a file like that of --links: a document's id and its class label; a document may have"
+        " several",
+    )
 
 
 class Ties(NamedTuple):

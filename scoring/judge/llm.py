@@ -23,8 +23,8 @@ from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Door, llm_name
 from miner.llm.generate import one_process
 from miner.llm.prompts import JudgePrompt, load_judge_prompt, prompt_path, render, shorten
-from miner.llm.requests import Budget, Request
-from miner.options import Asking, Llm
+from miner.llm.requests import Asking, Budget, Llm, Request
+from miner.options import NAME, option
 from miner.query_shard import SOURCES, Pairs, candidate_pairs, positive_rows
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from scoring.judge.judging import (
@@ -36,9 +36,39 @@ from scoring.judge.judging import (
     judged_sources,
     judgments,
 )
-from scoring.options import JudgeLlm
 
 MEANT = 0.5  # p(yes) from which a vote is a yes
+
+
+class JudgeLlm(Asking):
+    """What a language model says: p(yes) that a document answers its query, from the
+    log-probabilities of yes and no.
+    """
+
+    name: str = option("llm", "name of the judge, for more than one; no dot", pattern=NAME)
+    llm: tuple[str, ...] = option(
+        (),
+        "hub id or local path for vLLM, or with --server a name there; repeat, cheap first: each"
+        " further one is asked about what the one before is not sure of [default with --server: the"
+        " first it serves]",
+    )
+    prompt: str = option(
+        "judge", "the question in several wordings: judge, or a file of your own (.toml)"
+    )
+    votes: int = option(3, "wordings that are asked; p(yes) is their mean", ge=1)
+    drop_at: float = option(0.5, "p(yes) from which the verdict is drop", ge=0, le=1)
+    promote_at: float = option(0.9, "p(yes) from which the verdict is promote", ge=0, le=1)
+    sure: float = option(
+        0.1,
+        "of several models: one is sure where p(yes) is at most this, or at least 1 - this",
+        ge=0,
+        lt=0.5,
+    )
+    max_pairs_per_query: int | None = option(
+        None,
+        "candidates of a query that are judged, by best rank, positives on top [default: all]",
+        ge=1,
+    )
 
 
 def judge_llm(run: Run, options: JudgeLlm, how: How) -> Manifest:

@@ -21,15 +21,20 @@ import numpy as np
 from miner.corpus import Shelf
 from miner.engine import How
 from miner.errors import UserError
-from miner.options import IndexBm25
+from miner.options import NAME, Options, option
 from miner.query_shard import SOURCES, Pairs, candidate_pairs, positive_rows
 from miner.search.bm25 import hashes_of
-from miner.search.tokens import tokenize
+from miner.search.tokens import IndexBm25, tokenize
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from scoring.judge.judging import in_order, judged_sources, judgments, only_new
-from scoring.options import JudgeOverlap
 
 STAGE = f"{Run.JUDGES}/overlap"
+
+
+class JudgeOverlap(Options):
+    """Lexical overlap: the share of a query's words, weighed by idf, that a document has."""
+
+    index: str = option("bm25", "which BM25 index: its tokens and its postings serve", pattern=NAME)
 
 
 class Words(NamedTuple):

@@ -13,15 +13,18 @@ import numpy as np
 from miner.corpus import Shelf
 from miner.engine import How
 from miner.models.encoder import encoder_facts, encoder_fingerprint, load_encoder
-from miner.options import Encoder
+from miner.models.hub import Encoder
 from miner.query_shard import SOURCES, candidate_pairs, positive_rows
 from miner.search.dense import Vectors, document_vectors, find_index
 from miner.search.topk import dots
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from scoring.judge.judging import in_order, judged_sources, judgments, only_new
-from scoring.options import JudgeSimilarity
 
 STAGE = f"{Run.JUDGES}/similarity"
+
+
+class JudgeSimilarity(Encoder):
+    """Cosine under the target encoder: query to document, and document to the nearest positive."""
 
 
 def judge_similarity(run: Run, options: JudgeSimilarity, how: How) -> Manifest:
