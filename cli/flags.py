@@ -117,7 +117,8 @@ def kinds(config: Mapping[str, Any], stage: str) -> dict[str, tuple[str, dict[st
     itself, unless the section says another: [mine.bm25-soft] with kind = "bm25" is a second BM25.
     """
     found = {}
-    for name in section(config, stage):
+    section(config, stage)  # it is one, or the message says so
+    for name in config.get(stage, {}):
         values = section(config, stage, name)
         found[name] = str(values.pop("kind", name)), values
     return found

@@ -54,12 +54,9 @@ def make_plan(config: Mapping[str, Any], first: str | None, last: str | None) ->
 def _plan_stage(config: Mapping[str, Any], stage: str) -> list[Planned]:
     by_kind = {step.name: step for step in steps_of(stage)}
     if stage in PER_SET:
-        named = section(config, stage)
         return [
-            _planned(
-                by_kind[None], f"{stage}.{name}", {"name": name} | section(config, stage, name)
-            )
-            for name in named
+            _planned(by_kind[None], f"{stage}.{name}", {"name": name, **values})
+            for name, (_, values) in kinds(config, stage).items()
         ]
     if stage in SINGLE:
         asked = stage in config or "select" in config

@@ -5,7 +5,6 @@ and one line here. Other packages add theirs through entry points of the group "
 """
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, get_type_hints
@@ -26,12 +25,12 @@ class Part:
     def __init__(self, where: str, about: str, kind: str | None = None):
         self.where, self.about, self.kind = where, about, kind
 
-    @cached_property
+    @property
     def function(self) -> Callable[..., Any]:
         """Import and return the function."""
         return _load(self.where)
 
-    @cached_property
+    @property
     def options(self) -> type[Options]:
         """Import and return the class of its options, as the function's `options` is annotated."""
         return _load(self.kind) if self.kind else get_type_hints(self.function)["options"]

@@ -250,7 +250,8 @@ def test_out_of_core_search_runs_under_a_cap():
 
 
 def test_encode_and_job_parts(here, monkeypatch, encoder):
-    monkeypatch.setattr("miner.models.encoder.default_encoder", lambda: encoder)
+    for module in ("encoder", "hub"):
+        monkeypatch.setattr(f"miner.models.{module}.default_encoder", lambda: encoder)
     monkeypatch.setattr(inputs, "MEDQUAD", Path("nowhere"))
     monkeypatch.setattr(inputs, "_stdlib", lambda folder: toy_pairs())
     part = encode.measure(CEILINGS, documents=90, queries=30)

@@ -7,12 +7,13 @@ import pytest
 from toy import COSINES, DOCUMENT_TEXTS, Toy, rows, toy_run, write_judge, write_source
 
 import cli.main
-from cli.flags import build, section
+from cli.flags import build, own_section, section
 from cli.flow import make_plan
 from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.formats import IngestBeir
 from miner.search.bm25 import MineBm25
+from miner.search.tokens import IndexBm25
 from scoring.options import Select
 
 
@@ -59,7 +60,11 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_2(quarry, words, message):
 
 def test_a_fault_of_ours_keeps_its_traceback(quarry, monkeypatch, tmp_path):
     toy_run(tmp_path / "run")
-    monkeypatch.setattr("miner.search.bm25.index_bm25", lambda *_: 1 / 0)
+
+    def broken(run, options: IndexBm25, how):
+        return 1 / 0
+
+    monkeypatch.setattr("miner.search.bm25.index_bm25", broken)
     monkeypatch.setattr(sys, "argv", ["quarry", "index", "bm25"])
     with pytest.raises(ZeroDivisionError):  # Python prints it and exits with 1
         cli.main.main()
@@ -437,9 +442,49 @@ def test_a_plan_adds_what_its_steps_need_in_flow_order():
     ]
 
 
+def test_a_plan_holds_several_parts_of_one_kind_by_their_names():
+    config = {
+        "index": {"bge": {"kind": "dense", "truncate-dim": 8}},
+        "mine": {
+            "cross-encoder": {"from": ["bm25-soft"]},
+            "bm25-soft": {"kind": "bm25", "index": "bm25", "k1": 0.9},
+            "bge": {"kind": "dense"},
+            "bm25": {},
+        },
+        "judge": {"strong": {"kind": "cross-encoder", "reranker": "here"}, "duplicates": {}},
+        "select": {"my-set": {"from": ["bm25-soft:3"], "judge": "strong"}},
+    }
+    plan = make_plan(config, None, "select")
+    names = [(one.step.title, getattr(one.options, "name", None)) for one in plan]
+    assert names == [
+        ("index bm25", "bm25"),
+        ("index dense", "bge"),
+        ("mine bm25", "bm25-soft"),
+        ("mine bm25", "bm25"),
+        ("mine dense", "bge"),
+        ("mine cross-encoder", "cross-encoder"),
+        ("judge similarity", None),
+        ("judge cross-encoder", "strong"),
+        ("judge duplicates", None),
+        ("select", "my-set"),
+    ]
+    assert plan[2].options == MineBm25(name="bm25-soft", index="bm25", k1=0.9)
+    step = plan[2].step  # the command of such a part reads its section
+    assert own_section(config, step, "bm25-soft") == {"index": "bm25", "k1": 0.9}
+    assert own_section(config, step, None) == own_section(config, step, "bge") == {}
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (
+            {"judge": {"twins": {"kind": "duplicates"}}},
+            r"\[judge.twins\] is a second duplicates, of which there can be but one",
+        ),
+        (
+            {"mine": {"soft": {"kind": "bm26"}}},
+            r"unknown section \[mine.soft\]; expected one of bm25",
+        ),
         ({"mines": {}}, r"unknown section \[mines\]"),
         (
             {"mine": {"bm26": {}}},

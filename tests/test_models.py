@@ -377,7 +377,7 @@ def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch, encod
     def import_module(name):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(models, "import_module", import_module)
+    monkeypatch.setattr("miner.models.encoder.import_module", import_module)
     with pytest.raises(
         UserError, match=rf"pip install 'sentence-transformers\[{backend}\]'"
     ) as caught:

@@ -5,7 +5,6 @@ from ingested import documents, rejects, rows, write_text
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest import ingest as ingest_module
 from miner.ingest import stdlib
 from miner.ingest.ingest import ingest
 from miner.ingest.stdlib import IngestStdlib
@@ -113,7 +112,8 @@ def test_stdlib_leaves_out_what_is_no_library(tmp_path, run, monkeypatch):
             "latin-1"
         )
     )
-    monkeypatch.setattr(ingest_module, "read_stdlib", lambda: stdlib.read_stdlib(root))
+    whole = stdlib.read_stdlib
+    monkeypatch.setattr(stdlib, "read_stdlib", lambda: whole(root))
     manifest, *_ = ingest(run, IngestStdlib(), How())
     docs = {doc_id: (title, text) for doc_id, title, text in documents(run)}
     assert sorted(docs) == sorted(
