@@ -141,7 +141,8 @@ def flat(
     queries: np.ndarray,
 ) -> dict[str, Any]:
     """Search exactly with each engine that can use this device."""
-    from miner.search.flat import choose_engine, fast_dtype, gpus, search
+    from miner.search.flat import choose_engine, gpus, search
+    from miner.search.rounding import fast_dtype
 
     blocks = blocks_of(documents)
     result: dict[str, Any] = {}

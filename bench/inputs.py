@@ -39,7 +39,7 @@ def write_vectors_run(
 ) -> dict[str, Any]:
     """Write `folder`/run as if a dense index had been made, out of random unit vectors."""
     from miner.engine import How
-    from miner.search.dense import IndexDense
+    from miner.search.vectors import IndexDense
     from miner.store import Run, Shard, Stage, run_stage, shard_keys
 
     asked = ((f"q{number:08d}", f"q{number}", f"d{number:08d}") for number in range(queries))

@@ -42,7 +42,7 @@ FORMATS = {
 }
 INDEXES = {
     "bm25": Part("miner.search.bm25:index_bm25", "Which words stand in which document."),
-    "dense": Part("miner.search.dense:index_dense", "Vectors of all documents and queries."),
+    "dense": Part("miner.search.vectors:index_dense", "Vectors of all documents and queries."),
 }
 SINGLE = {
     "select": Part("scoring.select:select", "A recipe: which candidates become negatives."),

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from miner.store import Run, shard_keys
 from miner.tables import DOCUMENTS, MADE, full_text
 
-FOLDER = Run.DOCUMENTS
-SOURCES, MADE_DOCUMENTS = Run.SOURCES, "_documents"
+MADE_DOCUMENTS = "_documents"  # beside the candidates of the source that made them
 IDS = f"{Run.TABLES}/_doc_ids.npy"  # all doc_ids as fixed-width bytes, memory-mapped and searched
 
 
@@ -41,10 +40,14 @@ class Corpus:
     def _ids(self) -> np.ndarray:
         return np.load(self.run.path / IDS, mmap_mode="r")
 
+    def is_made(self, rows: np.ndarray) -> np.ndarray:
+        """Return which rows are made documents."""
+        return rows >= self.count
+
     def shard(self, key: str) -> pa.Table:
         """Return one shard of documents without reading it: pages come in as rows are touched."""
         return pa.ipc.open_file(
-            pa.memory_map(str(self.run.path / FOLDER / f"{key}.arrow"))
+            pa.memory_map(str(self.run.path / Run.DOCUMENTS / f"{key}.arrow"))
         ).read_all()
 
     def shard_rows(self, key: str) -> np.ndarray:
@@ -103,16 +106,15 @@ def made_documents(run: Run, key: str) -> pa.Table:
     """Return what all finished sources made for a query shard, in order of doc_id; what two
     sources made alike stands once.
     """
-    files = [
-        run.path / SOURCES / name / MADE_DOCUMENTS / f"{key}.parquet" for name in run.names(SOURCES)
-    ]
-    parts = [pq.read_table(file, partitioning=None) for file in files if file.exists()]
+    folders = [run.path / run.SOURCES / name / MADE_DOCUMENTS for name in run.names(run.SOURCES)]
+    files = [file for folder in folders if (file := folder / f"{key}.parquet").exists()]
+    parts = [pq.read_table(file, partitioning=None) for file in files]
     table = pa.concat_tables([MADE.schema.empty_table(), *parts]).sort_by("doc_id").combine_chunks()
     again = pc.equal(table["doc_id"][1:], table["doc_id"][:-1]).to_numpy()
     return table.filter(pa.array(np.append(True, ~again)[: len(table)]))
 
 
-class Shelf(Corpus):
+class Documents(Corpus):
     """The documents of a run, rows 0 to `count` - 1, and those made for one query shard, from
     row `count` on.
     """
@@ -130,10 +132,6 @@ class Shelf(Corpus):
             doc_id: self.count + place
             for place, doc_id in enumerate(self.made["doc_id"].to_pylist())
         }
-
-    def is_made(self, rows: np.ndarray) -> np.ndarray:
-        """Return which rows are made documents."""
-        return rows >= self.count
 
     def rows(self, doc_ids: Sequence[str | None]) -> np.ndarray:
         """Return the row of each doc_id as int64; -1 for an id that is neither in the corpus nor

@@ -1,6 +1,10 @@
-"""The one error that is the user's. It stands apart from the tables so that `quarry --help` need
-not import Arrow.
+"""The one error that is the user's, and the log that says what else they should know. They stand
+apart from the tables so that `quarry --help` need not import Arrow.
 """
+
+import logging
+
+log = logging.getLogger("quarry")
 
 
 class UserError(Exception):

@@ -1,22 +1,129 @@
-"""The distinct (query, document) pairs of one query shard: what a cross-encoder or a judge is
-asked.
+"""One query shard of a run: its queries, their positives, and the (query, document) pairs of its
+candidates. What mines and what judges works shard by shard, from this.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from miner.corpus import Corpus
+from miner.corpus import Corpus, Documents
 from miner.store import Run
 from miner.tables import CANDIDATES, conform
 
 BLOCK = 8192  # documents whose texts are read at once
 
-SOURCES = f"{Run.SOURCES}/"
-IDS = ["query_id", "doc_id"]
+
+class QueryShard:
+    """The n queries of one shard, read as they are asked for.
+
+    A query is known by its place in `query_ids`, a document by its row in `documents`.
+
+    Attributes:
+        run, key: where it lies.
+        documents: the corpus and, with `made`, what sources made for these queries.
+    """
+
+    def __init__(self, run: Run, key: str, made: bool = True):
+        self.run, self.key = run, key
+        self.documents = Documents(run, key) if made else Corpus(run)
+
+    @cached_property
+    def _queries(self) -> pa.Table:
+        return self.run.read(Run.QUERIES, self.key)
+
+    @cached_property
+    def query_ids(self) -> list[str]:
+        """The ids of the queries, in order, (n,)."""
+        return list(self._queries["query_id"].to_pylist())
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The texts of the queries, (n,)."""
+        return list(self._queries["text"].to_pylist())
+
+    @cached_property
+    def positives(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places and rows of the positives, in order of query, then document, both (m,) int64."""
+        return self.places(self.run.read(Run.POSITIVES, self.key))
+
+    def places(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Return place and row of each line of a table (query_id, doc_id, …), both int64; the row
+        of a document that there is not (any more) is -1.
+
+        Raises:
+            KeyError: it names a query of another shard: a stage wrote it wrong.
+        """
+        place = {query_id: number for number, query_id in enumerate(self.query_ids)}
+        query = [place[query_id] for query_id in table["query_id"].to_pylist()]
+        return np.array(query, np.int64), self.documents.rows(table["doc_id"].to_pylist())
+
+    def codes(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Return a number that stands for each pair, in their order; -1 where the row is."""
+        return np.where(row < 0, -1, query * len(self.documents) + row)
+
+    def is_positive(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Return which pairs are positives."""
+        return np.isin(self.codes(query, row), self.codes(*self.positives))
+
+    def depth(self, k: int) -> int:
+        """Return how deep a search must go so that `k` documents that are no positives remain for
+        each query.
+        """
+        return k + int(np.bincount(self.positives[0]).max(initial=0))
+
+    def pairs(self, sources: Sequence[str], positives: bool = False) -> "Pairs":
+        """Return the distinct pairs that sources have, and with `positives` those too.
+
+        Raises:
+            KeyError, ValueError: a candidate names a query of another shard, or a document that
+                there is not: a source wrote it wrong.
+        """
+        parts = [self.positives] if positives else []
+        for source in sources:
+            table = self.run.read(f"{Run.SOURCES}/{source}", self.key)
+            parts.append(self.places(table))
+            if (parts[-1][1] < 0).any():
+                doc_id = table["doc_id"][int(np.argmin(parts[-1][1]))]
+                raise ValueError(
+                    f"candidates of shard {self.key} name documents that are not in the corpus,"
+                    f" such as {doc_id}"
+                )
+        none = [np.empty(0, np.int64)]
+        codes = np.unique(np.concatenate(none + [self.codes(*part) for part in parts]))
+        return Pairs(self, *divmod(codes, max(len(self.documents), 1)))
+
+    def candidates(self, found: tuple[np.ndarray, np.ndarray], k: int, source: str) -> pa.Table:
+        """Turn a search's answer into a candidates table.
+
+        Each query keeps its `k` best documents that are no positives of it, and every positive that
+        ranks before the last of them.
+
+        Args:
+            found: rows (n, m) and scores (n, m), in order of rank, -1 for no document.
+            k: documents that are no positives.
+            source: name of the source.
+        """
+        rows, scores = found
+        positive = self.is_positive(np.arange(len(self.query_ids))[:, None], rows) & (rows >= 0)
+        others = np.cumsum((rows >= 0) & ~positive, axis=1)
+        keep = (rows >= 0) & np.where(positive, others < k, others <= k)
+        query, rank = np.nonzero(keep)
+        table = pa.table(
+            {
+                "query_id": pa.array(self.query_ids, pa.string()).take(pa.array(query)),
+                "doc_id": self.documents.doc_ids(rows[keep]),
+                "source": pa.array([source] * len(query), pa.string()),
+                "rank": pa.array(rank + 1, pa.int32()),
+                # NaN, no score, is null
+                "score": pa.array(scores[keep], pa.float32(), from_pandas=True),
+                "parent_id": pa.nulls(len(query), pa.string()),
+            }
+        )
+        return conform(table, CANDIDATES)
 
 
 @dataclass(frozen=True)
@@ -24,154 +131,48 @@ class Pairs:
     """Distinct pairs of one query shard, in order of query, then document.
 
     Attributes:
-        corpus: the documents.
-        query_ids: of the shard, in order.
-        query: places in `query_ids` (p,) int64.
-        row: rows of the corpus (p,) int64.
+        shard: gives ids and texts.
+        query: places of queries (p,) int64.
+        row: rows of documents (p,) int64.
     """
 
-    corpus: Corpus
-    query_ids: list[str]
+    shard: QueryShard
     query: np.ndarray
     row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.query)
 
     @property
     def codes(self) -> np.ndarray:
         """Return a number that stands for each pair (p,) int64, ascending."""
-        return self.query * len(self.corpus) + self.row
+        return self.shard.codes(self.query, self.row)
+
+    @property
+    def positive(self) -> np.ndarray:
+        """Return which pairs are positives (p,)."""
+        return self.shard.is_positive(self.query, self.row)
 
     def take(self, which: np.ndarray) -> "Pairs":
         """Return some of the pairs, by mask or ascending places."""
         return replace(self, query=self.query[which], row=self.row[which])
 
-    def join(self, query: np.ndarray, row: np.ndarray) -> "Pairs":
-        """Return these pairs and more, each once."""
-        codes = np.unique(np.concatenate((self.codes, query * len(self.corpus) + row)))
-        return replace(self, query=codes // len(self.corpus), row=codes % len(self.corpus))
-
     def ids(self) -> tuple[pa.Array, pa.Array]:
         """Return query_ids and doc_ids, both (p,)."""
-        return pa.array(self.query_ids, pa.string()).take(
-            pa.array(self.query)
-        ), self.corpus.doc_ids(self.row)
-
-    def codes_of(self, table: pa.Table) -> np.ndarray:
-        """Return the codes (rows,) int64 of a table's (query_id, doc_id); -1 for a document that
-        there is not (any more).
-
-        Raises:
-            KeyError: it names a query of another shard: a stage wrote it wrong.
-        """
-        place = {query_id: number for number, query_id in enumerate(self.query_ids)}
-        query = np.array([place[query_id] for query_id in table["query_id"].to_pylist()], np.int64)
-        row = self.corpus.rows(table["doc_id"].to_pylist())
-        return np.where(row < 0, -1, query * len(self.corpus) + row)
+        query_ids = pa.array(self.shard.query_ids, pa.string())
+        return query_ids.take(pa.array(self.query)), self.shard.documents.doc_ids(self.row)
 
     def look_up(self, table: pa.Table) -> np.ndarray:
         """Return the scores (p,) float32 that a table (query_id, doc_id, score) has for these
         pairs; nan for none.
         """
-        out, here, there = (
-            np.full(len(self.query), np.nan, np.float32),
-            self.codes,
-            self.codes_of(table),
-        )
+        here, there = self.codes, self.shard.codes(*self.shard.places(table))
+        out = np.full(len(self), np.nan, np.float32)
         place = np.searchsorted(here, there)
         hit = (place < len(here)) & (there >= 0)
         hit[hit] = here[place[hit]] == there[hit]
         out[place[hit]] = table["score"].to_numpy().astype(np.float32)[hit]
         return out
-
-
-def candidate_pairs(
-    run: Run, corpus: Corpus, query_ids: list[str], sources: Sequence[str], key: str
-) -> Pairs:
-    """Return the distinct pairs that sources have in a shard.
-
-    Raises:
-        KeyError, ValueError: a candidate names a query of another shard, or a document that there
-            is not: a source wrote it wrong.
-    """
-    none = Pairs(corpus, query_ids, np.empty(0, np.int64), np.empty(0, np.int64))
-    table = pa.concat_tables(
-        [
-            pa.table([[], []], pa.schema([(name, pa.string()) for name in IDS])),
-            *_ids_of(run, sources, key),
-        ]
-    )
-    codes = none.codes_of(table)
-    if (codes < 0).any():
-        raise ValueError(
-            f"candidates of shard {key} name documents that are not in the corpus, such as"
-            f" {table['doc_id'][int(np.argmin(codes))]}"
-        )
-    return none.join(codes // len(corpus), codes % len(corpus))
-
-
-def _ids_of(run: Run, sources: Sequence[str], key: str) -> list[pa.Table]:
-    return [run.read(f"{SOURCES}{source}", key).select(IDS) for source in sources]
-
-
-def positive_rows(
-    corpus: Corpus, query_ids: list[str], positives: pa.Table
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each row of a positives shard the place of its query in `query_ids` and the row
-    of its document, both int64.
-    """
-    place = {query_id: number for number, query_id in enumerate(query_ids)}
-    queries = np.array(
-        [place[query_id] for query_id in positives["query_id"].to_pylist()], np.int64
-    )
-    return queries, corpus.rows(positives["doc_id"].to_pylist())
-
-
-def depth_for(k: int, positive_queries: np.ndarray) -> int:
-    """Return how deep a search must go so that `k` documents that are no positives remain for
-    each query.
-    """
-    return k + int(np.bincount(positive_queries).max(initial=0))
-
-
-def candidates(
-    corpus: Corpus,
-    query_ids: list[str],
-    positives: tuple[np.ndarray, np.ndarray],
-    found: tuple[np.ndarray, np.ndarray],
-    k: int,
-    source: str,
-) -> pa.Table:
-    """Turn a search's answer into a candidates table.
-
-    Each query keeps its `k` best documents that are no positives of it, and every positive that
-    ranks before the last of them.
-
-    Args:
-        corpus: gives doc_ids.
-        query_ids: n ids.
-        positives: from `positive_rows`.
-        found: rows (n, m) and scores (n, m), in order of rank, -1 for no document.
-        k: documents that are no positives.
-        source: name of the source.
-    """
-    rows, scores = found
-    size = len(corpus)
-    pair = np.arange(len(query_ids))[:, None] * size + rows
-    positive = np.isin(pair, positives[0] * size + positives[1])
-    others = np.cumsum((rows >= 0) & ~positive, axis=1)
-    keep = (rows >= 0) & np.where(positive, others < k, others <= k)
-    query, rank = np.nonzero(keep)
-    table = pa.table(
-        {
-            "query_id": pa.array(query_ids, pa.string()).take(pa.array(query)),
-            "doc_id": corpus.doc_ids(rows[keep]),
-            "source": pa.array([source] * len(query), pa.string()),
-            "rank": pa.array(rank + 1, pa.int32()),
-            # NaN, no score, is null
-            "score": pa.array(scores[keep], pa.float32(), from_pandas=True),
-            "parent_id": pa.nulls(len(query), pa.string()),
-        }
-    )
-    return conform(table, CANDIDATES)
 
 
 class Asked(NamedTuple):
@@ -190,39 +191,19 @@ def asked_of(run: Run, key: str, count: int) -> Iterator[tuple[str, Asked]]:
     A query whose own text is a positive (a caption) has that one changed; else its positives are
     taken in turn, by relevance, then doc_id.
     """
-    corpus, queries, positives = (
-        Corpus(run),
-        run.read(run.QUERIES, key),
-        run.read(run.POSITIVES, key),
-    )
-    positives = positives.sort_by(
+    shard = QueryShard(run, key, made=False)
+    positives = run.read(run.POSITIVES, key).sort_by(
         [("query_id", "ascending"), ("relevance", "descending"), ("doc_id", "ascending")]
     )
-    query_ids = queries["query_id"].to_pylist()
-    owner, rows = positive_rows(corpus, query_ids, positives)
+    owner, rows = shard.places(positives)
     distinct, place = np.unique(rows, return_inverse=True)
-    texts = [
-        text
-        for start in range(0, len(distinct), BLOCK)
-        for text in corpus.texts(distinct[start : start + BLOCK])
-    ]
+    blocks = (distinct[start : start + BLOCK] for start in range(0, len(distinct), BLOCK))
+    texts = [text for block in blocks for text in shard.documents.texts(block)]
     doc_ids = positives["doc_id"].to_pylist()
-    for number, (query_id, query) in enumerate(
-        zip(query_ids, queries["text"].to_pylist(), strict=True)
-    ):
-        mine = (
-            np.flatnonzero(owner == number)
-            if len(owner) < 2
-            else np.arange(*np.searchsorted(owner, [number, number + 1]))
-        )
-        found = [(doc_ids[at], texts[place[at]]) for at in mine.tolist()]
+    for number, (query_id, query) in enumerate(zip(shard.query_ids, shard.texts, strict=True)):
+        first, last = np.searchsorted(owner, [number, number + 1])
+        found = [(doc_ids[at], texts[place[at]]) for at in range(first, last)]
         own = [pair for pair in found if pair[1] == query][:1] or found
         turns = [own[turn % len(own)] for turn in range(count)] if own else []
-        yield (
-            query_id,
-            Asked(
-                [doc_id for doc_id, _ in turns],
-                [text for _, text in turns],
-                [query, *(text for _, text in found)],
-            ),
-        )
+        parents, chosen = [doc_id for doc_id, _ in turns], [text for _, text in turns]
+        yield query_id, Asked(parents, chosen, [query, *(text for _, text in found)])

@@ -201,6 +201,42 @@ class Run:
             )
         return manifest
 
+    def need_index(self, name: str, kind: str) -> Manifest:
+        """Return the manifest of a finished index of the tables as they are now.
+
+        Raises:
+            UserError: it is not there, is older than the tables, or of another kind.
+        """
+        index = self.need_current(f"{self.INDEXES}/{name}", f"index {kind}")
+        if index.facts["kind"] != kind:
+            raise UserError(
+                f"{index.stage} is a {index.facts['kind']} index; expected one that `quarry index"
+                f" {kind}` made: name it with --index"
+            )
+        return index
+
+    def need_sources(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the stages of finished sources of the tables as they are now -> their
+        fingerprints.
+
+        Raises:
+            UserError: a source is not there (those found are listed), named twice, or older than
+                the tables.
+        """
+        found = self.names(self.SOURCES)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError(f"--from names {', '.join(twice)} more than once; name each once")
+        unknown = [name for name in names if name not in found]
+        if unknown:
+            raise UserError(
+                f"no finished source {', '.join(unknown)} in {self.path / self.SOURCES} (found"
+                f" {', '.join(found) or 'none'}); take one of these, or run `quarry mine"
+                f" {unknown[0]}` first"
+            )
+        made = [self.need_current(f"{self.SOURCES}/{name}", f"mine {name}") for name in names]
+        return {manifest.stage: manifest.fingerprint for manifest in made}
+
     def names(self, stage: str) -> list[str]:
         """Return the finished parts of a stage in order of name, such as the sources in
         "3_candidates".

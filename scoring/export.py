@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Shelf, made_documents
+from miner.corpus import Documents, made_documents
 from miner.engine import How
 from miner.errors import UserError
 from miner.options import Options, option
@@ -397,7 +397,7 @@ def _with_texts(run: Run, key: str, rows: pa.Table, negatives: int) -> pa.Table:
     ids = pc.unique(
         pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
     )
-    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
+    corpus, queries = Documents(run, key), run.read(run.QUERIES, key)
     places = corpus.rows(ids.to_pylist())
     if (places < 0).any():
         raise UserError(

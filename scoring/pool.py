@@ -11,9 +11,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from miner.corpus import Shelf
+from miner.corpus import Documents
 from miner.errors import UserError
-from miner.search.dense import document_vectors
+from miner.search.vectors import document_vectors
 from miner.store import Run
 from scoring.recipe import SIMILARITY, Recipe, database, judged
 from scoring.samplers import SAMPLERS, Cells, Pool
@@ -57,8 +57,10 @@ def positions(run: Run, recipe: Recipe, cells: Cells | None, key: str, found: pa
             ),
         )
     if "vectors" in sampler.needs:
-        shelf, index = Shelf(run, key), vectors_of(run)
-        vectors = document_vectors(run, index, shelf, shelf.rows(found["doc_id"].to_pylist()))
+        documents, index = Documents(run, key), vectors_of(run)
+        vectors = document_vectors(
+            run, index, documents, documents.rows(found["doc_id"].to_pylist())
+        )
         pool = replace(pool, vectors=lambda places: vectors[places])
     quotas = [quota.most for quota in recipe.quotas]
     most = (

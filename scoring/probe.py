@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from miner.corpus import Shelf
+from miner.corpus import Documents
 from miner.store import Run
 from miner.tables import METRICS, conform
 
@@ -159,11 +159,15 @@ def probe_set(run: Run, name: str, most: int, seed: int) -> Probe | None:
 
 
 def _gather(run: Run, name: str, key: str, share: float, seed: int, found: Pairs) -> None:
-    shelf, first = Shelf(run, key), dict[str, str]()
+    documents, first = Documents(run, key), dict[str, str]()
     for row in run.read(run.POSITIVES, key).to_pylist():
         first[row["query_id"]] = min(first.get(row["query_id"], row["doc_id"]), row["doc_id"])
     parents = dict(
-        zip(shelf.made["doc_id"].to_pylist(), shelf.made["parent_id"].to_pylist(), strict=True)
+        zip(
+            documents.made["doc_id"].to_pylist(),
+            documents.made["parent_id"].to_pylist(),
+            strict=True,
+        )
     )
     rows = run.read(f"{run.SETS}/{name}", key)
     pairs = [
@@ -173,8 +177,8 @@ def _gather(run: Run, name: str, key: str, share: float, seed: int, found: Pairs
         )
         if query_id in first and (share >= 1 or _draw(seed, query_id, doc_id) < share)
     ]
-    found.originals.extend(shelf.texts(shelf.rows([parent for _, parent, _ in pairs])))
-    found.negatives.extend(shelf.texts(shelf.rows([doc_id for _, _, doc_id in pairs])))
+    found.originals.extend(documents.texts(documents.rows([parent for _, parent, _ in pairs])))
+    found.negatives.extend(documents.texts(documents.rows([doc_id for _, _, doc_id in pairs])))
     found.groups.extend(pair[0] for pair in pairs)
 
 

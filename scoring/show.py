@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Shelf
+from miner.corpus import Documents
 from miner.errors import UserError
 from miner.store import Run
 from scoring.sets import current_sets, need_set
@@ -204,7 +204,7 @@ def _by_query(rows: Iterable[Row], *first: str) -> dict[str, list[Row]]:
 
 def _add_texts(run: Run, key: str, rows: list[Row]) -> None:
     """Give each row the title and text of its document; None if there is none of this doc_id."""
-    corpus, doc_ids = Shelf(run, key), sorted({row["doc_id"] for row in rows})
+    corpus, doc_ids = Documents(run, key), sorted({row["doc_id"] for row in rows})
     places = corpus.rows(doc_ids)
     documents = {row["doc_id"]: row for row in corpus.documents(places[places >= 0]).to_pylist()}
     for row in rows:

@@ -11,8 +11,9 @@ from toy import QUERY_TEXTS, Toy, rows, toy_run
 from miner.engine import How
 from miner.errors import UserError
 from miner.search.bm25 import Bm25, MineBm25, index_bm25, mine_bm25
+from miner.search.kernels import EMPTY, key_of, replace_worst, worst
 from miner.search.tokens import IndexBm25
-from miner.search.topk import EMPTY, in_order, key_of, replace_worst, worst
+from miner.search.topk import in_order
 
 NO_SOURCE = {"candidates": {}, "similarity": None}
 LETTERS = random.Random(5)

@@ -12,16 +12,9 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.models.encoder import encoder_fingerprint, load_encoder
 from miner.models.hub import Encoder, locate
-from miner.search.dense import (
-    IndexDense,
-    MineDense,
-    Vectors,
-    find_index,
-    fold,
-    index_dense,
-    mine_dense,
-)
+from miner.search.dense import MineDense, merge, mine_dense
 from miner.search.tokens import IndexBm25
+from miner.search.vectors import IndexDense, Vectors, find_index, index_dense
 from miner.tables import full_text
 
 NO_SOURCE = {"candidates": {}, "similarity": None}
@@ -269,7 +262,7 @@ def test_folding_is_by_best_score_then_row_without_positives(seed, queries, k):
         else random.integers(0, queries, searchers)
     )
     positives = random.integers(0, queries, 4), random.integers(0, 9, 4)
-    rows, values = fold((found, scores), owners, positives, queries, k)
+    rows, values = merge((found, scores), owners, positives, queries, k)
     own = set(zip(*(part.tolist() for part in positives), strict=True))
     for query in range(queries):
         best = {}

@@ -9,8 +9,14 @@ from toy import HOW, rows, toy_run
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.tables import full_text
-from scoring.judge.duplicates import digest, judge_duplicates, likeness, normalise, shingles
-from scoring.judge.links import JudgeDuplicates
+from scoring.judge.duplicates import (
+    JudgeDuplicates,
+    digest,
+    judge_duplicates,
+    likeness,
+    normalise,
+    shingles,
+)
 
 FACT = (
     "The lighthouse was lit by a coal fire until oil lamps replaced it, and the keeper slept in the"

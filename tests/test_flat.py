@@ -10,21 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miner.errors import UserError
-from miner.search import flat
-from miner.search.flat import (
-    Engine,
-    choose_engine,
-    deal,
-    faiss_cpu,
-    limited,
-    or_cpu,
-    rounded,
-    scan_device,
-    scan_faiss,
-    scan_numpy,
-    scan_torch,
-)
+from miner.search import faiss_scan, flat, rounding, torch_scan
+from miner.search.faiss_scan import faiss_cpu, limited, or_cpu, scan_faiss
+from miner.search.flat import Engine, choose_engine, deal
+from miner.search.rounding import rounded
 from miner.search.topk import Top, dots
+from miner.search.torch_scan import scan_device, scan_numpy, scan_torch
 
 
 def at_most(limit, queries, documents, depth):
@@ -58,7 +49,7 @@ ENGINES = [
         id="faiss with a limit",
     ),
     on_gpu("torch", lambda number: partial(scan_device, device=f"cuda:{number}", kept={})),
-    on_gpu("faiss", lambda number: partial(scan_faiss, propose=flat.faiss_gpu(number))),
+    on_gpu("faiss", lambda number: partial(scan_faiss, propose=faiss_scan.faiss_gpu(number))),
 ]
 
 
@@ -123,9 +114,9 @@ def test_every_engine_gives_the_exact_answer(engine, seed, shape, depth, edges, 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_on_more_documents_than_a_tile_and_a_piece(engine, monkeypatch):
-    monkeypatch.setattr(flat, "PIECE", 1500)
-    monkeypatch.setattr(flat, "TILE_DOCUMENTS", 700)
-    monkeypatch.setattr(flat, "TILE_QUERIES", 7)
+    monkeypatch.setattr(rounding, "PIECE", 1500)
+    monkeypatch.setattr(torch_scan, "TILE_DOCUMENTS", 700)
+    monkeypatch.setattr(torch_scan, "TILE_QUERIES", 7)
     random = np.random.default_rng(7)
     documents = np.vstack(
         [vectors(random, 3000, 96, "unit"), np.repeat(vectors(random, 2, 96, "unit"), 400, axis=0)]
@@ -222,11 +213,13 @@ def test_scores_are_never_further_off_than_the_bound(dtype):
             vectors(random, 50, width, "any length"),
         )
         a, b = rounded(left, dtype), rounded(right, dtype)
-        about = (flat._tensor(a.values).double() @ flat._tensor(b.values).double().T).numpy()
+        about = (
+            torch_scan._tensor(a.values).double() @ torch_scan._tensor(b.values).double().T
+        ).numpy()
         off = np.abs(about - left.astype(np.float64) @ right.T.astype(np.float64)).max(axis=1)
-        assert (off <= flat.doubts(a, b)).all()
+        assert (off <= rounding.error_bounds(a, b)).all()
         if dtype == "bf16":  # and the bound is worth something
-            assert (flat.doubts(a, b) < 0.01 * a.norms * b.norms.max()).all()
+            assert (rounding.error_bounds(a, b) < 0.01 * a.norms * b.norms.max()).all()
 
 
 def test_an_engine_that_is_further_off_than_it_may_be_is_found_out():
@@ -249,8 +242,8 @@ class Full:
     """A device whose memory holds scores of so many documents and no more."""
 
     def __init__(self, monkeypatch, holds):
-        self.holds, self.asked, self.real = holds, [], flat._not_out
-        monkeypatch.setattr(flat, "_not_out", self)
+        self.holds, self.asked, self.real = holds, [], torch_scan._not_out
+        monkeypatch.setattr(torch_scan, "_not_out", self)
 
     def __call__(self, top, queries, documents):
         import torch
@@ -286,7 +279,7 @@ def test_a_gpu_without_memory_is_said_loudly_and_the_cpu_goes_on(monkeypatch, ca
         def watched():
             for first, piece in pieces:
                 if first:
-                    flat._not_out.holds = 10  # something else takes the memory, midway
+                    torch_scan._not_out.holds = 10  # something else takes the memory, midway
                 yield first, piece
 
         scan_device(top, watched(), **kwargs)
@@ -323,9 +316,9 @@ def test_documents_stay_on_the_device_for_the_next_queries(monkeypatch):
     first = deal([scan], queries, blocks, 5)
     assert len(kept) == 2
     monkeypatch.setattr(
-        flat,
+        torch_scan,
         "_tensor",
-        lambda values, real=flat._tensor: (
+        lambda values, real=torch_scan._tensor: (
             real(values) if len(values) == 3 else pytest.fail("sent again")
         ),
     )

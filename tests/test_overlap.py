@@ -170,9 +170,6 @@ def test_without_its_index_it_says_what_to_run(tmp_path):
     )
     with pytest.raises(
         UserError,
-        match=(
-            "2_index/dense is a dense index; `quarry judge overlap` wants one that `quarry index"
-            " bm25` made"
-        ),
+        match=("2_index/dense is a dense index; expected one that `quarry index bm25` made"),
     ):
         judged(run, index="dense")

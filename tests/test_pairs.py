@@ -16,15 +16,13 @@ from vectors import plane, write_vectors
 import scoring.judge.duplicates
 import scoring.judge.overlap
 import scoring.judge.similarity
-from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.query_shard import candidate_pairs
+from miner.query_shard import QueryShard
 from miner.search.bm25 import index_bm25
 from miner.search.tokens import IndexBm25
 from miner.store import BEFORE, shard_keys
-from scoring.judge.judging import only_new
-from scoring.judge.links import JudgeDuplicates
+from scoring.judge.duplicates import JudgeDuplicates
 from scoring.judge.overlap import JudgeOverlap
 from scoring.judge.similarity import JudgeSimilarity
 
@@ -95,18 +93,15 @@ def spied(monkeypatch):
     """The pairs that judges were left to judge."""
     seen = []
 
-    def spy(run, folder, key, pairs):
-        new, known = only_new(run, folder, key, pairs)
-        seen.extend(
-            (new.query_ids[query], doc_id)
-            for query, doc_id in zip(
-                new.query, new.corpus.doc_ids(new.row).to_pylist(), strict=True
-            )
-        )
-        return new, known
+    def spied_on(module, judge):
+        def spy(*words):
+            seen.extend(zip(*(ids.to_pylist() for ids in words[-1].pairs.ids()), strict=True))
+            return judge(*words)
+
+        monkeypatch.setattr(module, "_judge", spy)
 
     for module, *_ in JUDGES.values():
-        monkeypatch.setattr(module, "only_new", spy)
+        spied_on(module, module._judge)
     return seen
 
 
@@ -155,14 +150,14 @@ def test_a_second_source_while_the_first_growth_is_half_done(
     run = made(tmp_path / "run", FIRST)
     judge(run, name)
     add(run, SECOND)
-    module, whole = JUDGES[name][0], JUDGES[name][0]._judge_shard
+    module, whole = JUDGES[name][0], JUDGES[name][0]._judge
 
     def fails_at_the_second(*words):
-        if words[-1] == "00001":
+        if words[-1].shard.key == "00001":
             raise ZeroDivisionError("cut off")
         return whole(*words)
 
-    monkeypatch.setattr(module, "_judge_shard", fails_at_the_second)
+    monkeypatch.setattr(module, "_judge", fails_at_the_second)
     with pytest.raises(ZeroDivisionError):
         judge(run, name)
     folder = run.path / "4_judgments" / name
@@ -173,7 +168,7 @@ def test_a_second_source_while_the_first_growth_is_half_done(
     )
     with pytest.raises(UserError, match="is only half done"):
         run.need(f"4_judgments/{name}", "judge")
-    monkeypatch.setattr(module, "_judge_shard", whole)
+    monkeypatch.setattr(module, "_judge", whole)
     add(run, THIRD)
     spied.clear()
     judge(run, name)
@@ -230,12 +225,14 @@ def test_killed_while_it_grows_and_repeated_it_is_byte_identical(tmp_path, kille
 
 def test_pairs_are_distinct_and_in_order(tmp_path):
     run = toy_run(tmp_path, shard_queries=2)
-    corpus = Corpus(run)
-    pairs = candidate_pairs(run, corpus, ["q3", "q4"], ["dense", "bm25"], "00001")
+    shard = QueryShard(run, "00001")
+    pairs = shard.pairs(["dense", "bm25"])
     named = [
-        (pairs.query_ids[query], f"d{row + 1:02d}")
+        (shard.query_ids[query], f"d{row + 1:02d}")
         for query, row in zip(pairs.query, pairs.row, strict=True)
     ]
     asked = {(q, doc_id) for source in FOUND.values() for q in ("q3", "q4") for doc_id in source[q]}
     assert named == sorted(asked) and (np.diff(pairs.codes) > 0).all()
-    assert len(candidate_pairs(run, corpus, ["q5"], [], shard_keys(3)[2]).row) == 0
+    positives = shard.pairs([], positives=True)
+    assert positives.positive.all() and len(positives) == len(shard.positives[0]) > 0
+    assert len(QueryShard(run, shard_keys(3)[2]).pairs([])) == 0

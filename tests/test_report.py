@@ -489,8 +489,7 @@ def test_describe_tells_all_of_one_query(run):
 
 
 def test_describe_gives_verdicts_and_thresholds(tmp_path):
-    from scoring.judge.duplicates import judge_duplicates
-    from scoring.judge.links import JudgeDuplicates
+    from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 
     run = toy_run(tmp_path, documents=DOCUMENT_TEXTS | {"d08": DOCUMENT_TEXTS["d01"]})
     judge_duplicates(run, JudgeDuplicates(), HOW)

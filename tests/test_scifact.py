@@ -10,11 +10,11 @@ from miner.ingest.formats import IngestBeir
 from miner.ingest.ingest import ingest
 from miner.models.hub import default_encoder
 from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
-from miner.search.dense import IndexDense, MineDense, index_dense, mine_dense
+from miner.search.dense import MineDense, mine_dense
 from miner.search.tokens import IndexBm25
+from miner.search.vectors import IndexDense, index_dense
 from miner.store import Run
-from scoring.judge.duplicates import judge_duplicates
-from scoring.judge.links import JudgeDuplicates
+from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 from scoring.judge.similarity import JudgeSimilarity, judge_similarity
 from scoring.options import Select
 from scoring.score import Score, score

@@ -25,8 +25,7 @@ from cli.flags import build
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_json, write_table
-from scoring.judge.duplicates import judge_duplicates
-from scoring.judge.links import JudgeDuplicates
+from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 from scoring.options import Select
 from scoring.recipe import parse_source
 from scoring.select import preview, select

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from toy import rows
 
-from miner.corpus import Shelf, made_documents
+from miner.corpus import Documents, made_documents
 from miner.engine import How
 from miner.ingest.formats import IngestCaptions
 from miner.ingest.ingest import ingest
@@ -17,8 +17,7 @@ from miner.words.substitute import mine_substitute
 from miner.words.swap import swap
 from miner.words.targets import MineSubstitute
 from scoring.export import Export, export
-from scoring.judge.duplicates import judge_duplicates
-from scoring.judge.links import JudgeDuplicates
+from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 from scoring.options import Select
 from scoring.select import select
 from scoring.show import describe
@@ -94,7 +93,7 @@ def test_one_word_is_changed_and_told(captions, encoder):
     parents = {
         row["doc_id"]: row["text"]
         for key in run.query_shards()
-        for row in Shelf(run, key).shard("00000").to_pylist()
+        for row in Documents(run, key).shard("00000").to_pylist()
     }
     for row in all_made(run):
         detail, original = row["detail"], parents[row["parent_id"]]
@@ -119,7 +118,9 @@ def test_words_of_sibling_captions_are_never_brought_in(captions, encoder):
     run = captions("run")
     substitute(run, encoder, k=2)
     siblings = {text: " ".join(group).lower() for group in IMAGES.values() for text in group}
-    texts = {row["doc_id"]: row["text"] for row in Shelf(run, "00000").shard("00000").to_pylist()}
+    texts = {
+        row["doc_id"]: row["text"] for row in Documents(run, "00000").shard("00000").to_pylist()
+    }
     found = all_made(run)
     assert len(found) >= 20
     for row in found:
@@ -188,20 +189,20 @@ def test_a_shelf_reads_both_in_any_order(captions, encoder):
     run = captions("run")
     substitute(run, encoder)
     (key,) = run.query_shards()
-    shelf, made = Shelf(run, key), made_documents(run, key)
+    documents, made = Documents(run, key), made_documents(run, key)
     ids = [
         made["doc_id"][1].as_py(),
-        shelf.doc_ids(shelf.shard_rows("00000"))[0].as_py(),
+        documents.doc_ids(documents.shard_rows("00000"))[0].as_py(),
         made["doc_id"][0].as_py(),
         "nobody",
     ]
-    found = shelf.rows(ids)
-    assert found.tolist() == [shelf.count + 1, 0, shelf.count, -1] and len(
-        shelf
-    ) == shelf.count + len(made)
-    assert shelf.doc_ids(found[:3]).to_pylist() == ids[:3]
-    assert shelf.texts(found[:3])[::2] == [made["text"][1].as_py(), made["text"][0].as_py()]
-    assert shelf.is_made(found).tolist() == [True, False, True, False]
+    found = documents.rows(ids)
+    assert found.tolist() == [documents.count + 1, 0, documents.count, -1] and len(
+        documents
+    ) == documents.count + len(made)
+    assert documents.doc_ids(found[:3]).to_pylist() == ids[:3]
+    assert documents.texts(found[:3])[::2] == [made["text"][1].as_py(), made["text"][0].as_py()]
+    assert documents.is_made(found).tolist() == [True, False, True, False]
 
 
 def test_swap_exchanges_two_phrases_but_not_across_symmetric_words(captions):

@@ -153,7 +153,8 @@ def quarry(folder: str, name: str, split: str, most_positives: int) -> dict[str,
     from miner.engine import How
     from miner.ingest.formats import IngestBeir
     from miner.ingest.ingest import ingest
-    from miner.search.dense import IndexDense, MineDense, index_dense, mine_dense
+    from miner.search.dense import MineDense, mine_dense
+    from miner.search.vectors import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
     from scoring.options import Select

@@ -115,7 +115,7 @@ def index(folder: str) -> dict[str, Any]:
     from miner.engine import How
     from miner.ingest.ingest import ingest
     from miner.ingest.trec import IngestTrec
-    from miner.search.dense import IndexDense, index_dense
+    from miner.search.vectors import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
 
@@ -137,8 +137,7 @@ def judge(folder: str, model: str) -> dict[str, Any]:
     from miner.engine import How
     from miner.store import Run
     from scoring.judge.cross_encoder import JudgeCrossEncoder, judge_cross_encoder
-    from scoring.judge.duplicates import judge_duplicates
-    from scoring.judge.links import JudgeDuplicates
+    from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 
     run = Run(Path(folder) / "run")
     judge_duplicates(run, JudgeDuplicates(), How())

@@ -73,8 +73,10 @@ def measure(
 def quarry(folder: str, k: int, cap: bool = False) -> dict[str, Any]:
     """Measure stage mine dense; with `cap`, under a limit of what this process may map."""
     from miner.engine import How
-    from miner.search.dense import MineDense, Vectors, mine_dense
-    from miner.search.flat import choose_engine, fast_dtype, search
+    from miner.search.dense import MineDense, mine_dense
+    from miner.search.flat import choose_engine, search
+    from miner.search.rounding import fast_dtype
+    from miner.search.vectors import Vectors
     from miner.store import Run
 
     how = How(force=True)

@@ -94,7 +94,8 @@ def quarry(folder: str, dtype: str, max_length: int | None) -> dict[str, Any]:
     """Index, mine, judge, select; then select once more under another margin."""
     start = time.perf_counter()
     from miner.engine import How
-    from miner.search.dense import IndexDense, MineDense, index_dense, mine_dense
+    from miner.search.dense import MineDense, mine_dense
+    from miner.search.vectors import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
     from scoring.options import Select

@@ -140,14 +140,18 @@ def _pairs(
     folder: str, arm: str
 ) -> tuple[list[str], list[str], list[str], list[dict[str, Any]], list[set[str]]]:
     """Return originals, negatives, groups, details and the words of all captions of the image."""
-    from miner.corpus import Shelf
+    from miner.corpus import Documents
     from miner.store import Run
 
     run, out = Run(Path(folder)), ([], [], [], [], [])
     for key in run.query_shards():
-        shelf, found = Shelf(run, key), run.read(f"3_candidates/{_name(arm)}", key)
+        documents, found = Documents(run, key), run.read(f"3_candidates/{_name(arm)}", key)
         details = dict(
-            zip(shelf.made["doc_id"].to_pylist(), shelf.made["detail"].to_pylist(), strict=True)
+            zip(
+                documents.made["doc_id"].to_pylist(),
+                documents.made["detail"].to_pylist(),
+                strict=True,
+            )
         )
         siblings = defaultdict(list)
         for row in run.read("1_tables/positives", key).to_pylist():
@@ -155,7 +159,7 @@ def _pairs(
         texts = {
             doc_id: text
             for group in siblings.values()
-            for doc_id, text in zip(group, shelf.texts(shelf.rows(group)), strict=True)
+            for doc_id, text in zip(group, documents.texts(documents.rows(group)), strict=True)
         }
         for row in found.to_pylist():
             group = siblings[row["query_id"]]
@@ -165,7 +169,7 @@ def _pairs(
             out[4].append(
                 {word for doc_id in group for word in re.findall(r"\w+", texts[doc_id].lower())}
             )
-        out[1].extend(shelf.texts(shelf.rows(found["doc_id"].to_pylist())))
+        out[1].extend(documents.texts(documents.rows(found["doc_id"].to_pylist())))
     return out
 
 

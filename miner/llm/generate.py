@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Shelf
+from miner.corpus import Documents
 from miner.engine import How
 from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Door, llm_name
@@ -315,10 +315,10 @@ def _answered(
 
 def _positive_texts(run: Run, key: str, query_ids: set[str]) -> dict[str, list[str]]:
     """Return the texts of all positives of some queries of a shard."""
-    shelf, found = Shelf(run, key), {query_id: list[str]() for query_id in query_ids}
+    documents, found = Documents(run, key), {query_id: list[str]() for query_id in query_ids}
     table = run.read(run.POSITIVES, key)
     table = table.filter(pc.is_in(table["query_id"], pa.array(sorted(query_ids))))
-    texts = shelf.texts(shelf.rows(table["doc_id"].to_pylist()))
+    texts = documents.texts(documents.rows(table["doc_id"].to_pylist()))
     for query_id, text in zip(table["query_id"].to_pylist(), texts, strict=True):
         found[query_id].append(text)
     return found

@@ -19,8 +19,9 @@ import numpy as np
 import psutil
 
 from miner.engine import How
-from miner.errors import UserError
-from miner.search.flat import Block, first_line, log
+from miner.errors import UserError, log
+from miner.search.faiss_scan import first_line
+from miner.search.rounding import Block
 from miner.search.topk import Top
 from miner.store import Manifest, Run, Shard, Stage, run_stage, shard_keys
 

@@ -31,23 +31,13 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_array
 from miner.options import NAME, Options, option
-from miner.query_shard import candidates, depth_for, positive_rows
-from miner.search.postings import (
-    VARIANT,
-    Columns,
-    Weights,
-    count_postings,
-    search_postings,
-    weigh_postings,
-)
+from miner.query_shard import QueryShard
+from miner.search.bm25_variants import VARIANTS, okapi_idf
+from miner.search.kernels import EMPTY, search_postings
+from miner.search.postings import Columns, Postings, count_postings, weigh
 from miner.search.tokens import IndexBm25, tokenize, tokenizer
-from miner.search.topk import EMPTY, best, in_order, in_threads
+from miner.search.topk import best, in_order, in_threads
 from miner.store import Manifest, Run, Shard, Stage, run_stage
-
-DELTA = {"okapi": 0.0, "l": 0.5, "plus": 1.0}  # rank_bm25's defaults
-# terms in more than a DENSE-th of a shard's documents are added as whole columns: that runs in
-# vector registers
-DENSE = 4
 
 
 class MineBm25(Options):
@@ -93,18 +83,16 @@ def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:
 
 def mine_bm25(run: Run, options: MineBm25, how: How) -> Manifest:
     """Search every query: queries + BM25 index -> 3_candidates/<name>."""
-    name = options.index or options.name
-    tables, index = run.tables(), run.need_current(f"{run.INDEXES}/{name}", "index bm25")
-    if index.facts["kind"] != "bm25":
-        raise UserError(
-            f"{index.stage} is a {index.facts['kind']} index; `quarry mine bm25` wants one that"
-            " `quarry index bm25` made"
-        )
-    inputs = {run.TABLES: tables.fingerprint, f"{run.INDEXES}/{name}": index.fingerprint}
-    stage = Stage(f"{run.SOURCES}/{options.name}", "candidates", options.record(), inputs)
-    return run_stage(
-        run, stage, lambda: partial(_mine_shard, run, options), run.query_shards(), how
+    inputs = run.table_input()
+    index = run.need_index(options.index or options.name, "bm25")
+    stage = Stage(
+        f"{run.SOURCES}/{options.name}",
+        "candidates",
+        options.record(),
+        inputs | {index.stage: index.fingerprint},
     )
+    task = partial(_mine_shard, run, options, index.fingerprint)
+    return run_stage(run, stage, lambda: task, run.query_shards(), how)
 
 
 def _index_shard(run: Run, options: IndexBm25, key: str) -> Shard:
@@ -175,30 +163,17 @@ def _count_corpus(run: Run, options: IndexBm25) -> dict[str, Any]:
     }
 
 
-def okapi_idf(documents: np.ndarray, corpus: int) -> np.ndarray:
-    """Return rank_bm25's idf of terms that stand in `documents` of `corpus` documents, before
-    its floor: ln((N - df + .5) / (df + .5)).
-    """
-    return np.log(corpus - documents + 0.5) - np.log(documents + 0.5)
-
-
 class Bm25:
     """An index and how it weighs; arrays are memory-mapped, and nothing but the corpus's counts
     is read until searched.
     """
 
     def __init__(self, run: Run, options: MineBm25):
-        name = options.index or options.name
-        self.folder, self.corpus, self.options = run.path / run.INDEXES / name, Corpus(run), options
-        manifest = run.need(f"{run.INDEXES}/{name}", "index bm25")
-        self.index, self.facts = IndexBm25(**manifest.options), manifest.facts
-        self.weights = Weights(
-            VARIANT[options.variant],
-            options.k1,
-            options.b,
-            delta_of(options),
-            self.facts["tokens"] / self.facts["documents"],
-        )
+        index = run.need_index(options.index or options.name, "bm25")
+        self.folder, self.corpus, self.options = run.path / index.stage, Corpus(run), options
+        self.index, self.facts = IndexBm25(**index.options), index.facts
+        self.variant = VARIANTS[options.variant]
+        self.delta = self.variant.delta if options.delta is None else options.delta
         self.hashes, self.counts = self._load("_corpus_hashes"), self._load("_corpus_documents")
 
     def _load(self, name: str) -> np.ndarray:
@@ -207,16 +182,9 @@ class Bm25:
     def idf(self, hashes: np.ndarray) -> np.ndarray:
         """Return the idf of terms by their hashes; NaN for a term that is in no document."""
         place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        count, total = (
-            np.where(self.hashes[place] == hashes, self.counts[place], np.nan),
-            self.facts["documents"],
-        )
-        if self.options.variant == "l":
-            return np.log(total + 1) - np.log(count + 0.5)
-        if self.options.variant == "plus":
-            return np.log((total + 1) / count)
-        idf = okapi_idf(count, total)
-        return np.where(idf < 0, self.options.epsilon * self.facts["mean_idf"], idf)
+        df = np.where(self.hashes[place] == hashes, self.counts[place], np.nan)
+        total, mean = self.facts["documents"], self.facts["mean_idf"]
+        return self.variant.idf(df, total, mean, self.options.epsilon)
 
     def search(self, texts: Sequence[str], depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the `depth` best documents of each text.
@@ -232,7 +200,7 @@ class Bm25:
         starts, ids = np.concatenate(([0], np.cumsum(known)))[queries.starts], queries.ids[known]
         keys = np.full((len(texts), min(depth, len(self.corpus))), EMPTY, np.int64)
         # for each word, in every document
-        absent = idf[ids] * (self.weights.delta if self.options.variant == "plus" else 0)
+        absent = idf[ids] * (self.delta if self.variant.absent else 0)
         base = np.diff(np.concatenate(([0], np.cumsum(absent)))[starts])
         for key in self.corpus.keys:
             columns = self._columns(key, hashes, np.nan_to_num(idf))
@@ -247,45 +215,28 @@ class Bm25:
 
     def _columns(self, key: str, hashes: np.ndarray, idf: np.ndarray) -> Columns:
         """Weigh the postings of some terms in one shard."""
-        here, all_starts = self._load(f"_hashes/{key}"), self._load(f"_starts/{key}")
-        lengths = self._load(key)
-        place = np.minimum(np.searchsorted(here, hashes), max(len(here) - 1, 0))
-        found = here[place] == hashes if len(here) else np.zeros(len(hashes), bool)
-        begin = np.where(found, all_starts[place], 0)
-        size = np.where(found, all_starts[np.minimum(place + 1, len(here))] - begin, 0)
-        starts = np.concatenate(([0], np.cumsum(size)))
-        wide = np.flatnonzero(size * DENSE > len(lengths))
-        column = np.full(len(hashes), -1, np.int64)
-        column[wide] = np.arange(len(wide))
-        rows, weights, dense = (
-            np.empty(starts[-1], np.int32),
-            np.empty(starts[-1]),
-            np.zeros((len(wide), len(lengths))),
+        here, starts = self._load(f"_hashes/{key}"), self._load(f"_starts/{key}")
+        place = np.searchsorted(here, hashes)
+        there = (place < len(here)) & (np.append(here, np.uint64(0))[place] == hashes)
+        begin = np.where(there, starts[place], 0)
+        end = np.where(there, starts[np.minimum(place + 1, len(here))], 0)
+        postings = Postings(
+            begin,
+            end - begin,
+            self._load(f"_rows/{key}"),
+            self._load(f"_frequencies/{key}"),
+            self._load(key),
         )
-        postings = (self._load(f"_rows/{key}"), self._load(f"_frequencies/{key}"), lengths)
+        b, mean = self.options.b, self.facts["tokens"] / self.facts["documents"]
 
-        def work(part: slice) -> None:
-            weigh_postings(
-                postings,
-                begin[part],
-                starts[part.start : part.stop + 1],
-                idf[part],
-                tuple(self.weights),
-                rows,
-                weights,
-            )
+        def weight(
+            part: slice, size: np.ndarray, tf: np.ndarray, lengths: np.ndarray
+        ) -> np.ndarray:
+            norm = 1 - b + b * lengths / mean
+            repeated = np.repeat(idf[part], size)
+            return self.variant.weight(repeated, tf, norm, self.options.k1, self.delta)
 
-        in_threads(len(hashes), work)
-        for term in wide:
-            dense[column[term], rows[starts[term] : starts[term + 1]]] = weights[
-                starts[term] : starts[term + 1]
-            ]
-        return Columns(starts, rows, weights, column, dense)
-
-
-def delta_of(options: MineBm25) -> float:
-    """Return the delta that the options mean."""
-    return DELTA[options.variant] if options.delta is None else options.delta
+        return weigh(postings, weight)
 
 
 class RankBm25:
@@ -294,24 +245,16 @@ class RankBm25:
     def __init__(self, run: Run, options: MineBm25):
         import rank_bm25
 
-        corpus = Corpus(run)
-        self.tokenize = tokenizer(
-            IndexBm25(
-                **run.need(f"{run.INDEXES}/{options.index or options.name}", "index bm25").options
-            )
-        )
+        corpus, variant = Corpus(run), VARIANTS[options.variant]
+        index = run.need_index(options.index or options.name, "bm25")
+        self.tokenize = tokenizer(IndexBm25(**index.options))
         tokens = [
             self.tokenize(text) for key in corpus.keys for text in texts_of(corpus.shard(key))
         ]
-        kind = {"okapi": rank_bm25.BM25Okapi, "l": rank_bm25.BM25L, "plus": rank_bm25.BM25Plus}[
-            options.variant
-        ]
-        last = (
-            {"epsilon": options.epsilon}
-            if options.variant == "okapi"
-            else {"delta": delta_of(options)}
-        )
-        self.model = kind(tokens, k1=options.k1, b=options.b, **last)
+        last = {"delta": variant.delta if options.delta is None else options.delta}
+        if options.variant == "okapi":
+            last = {"epsilon": options.epsilon}
+        self.model = getattr(rank_bm25, variant.library)(tokens, k1=options.k1, b=options.b, **last)
 
     def search(self, texts: Sequence[str], depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Return what `Bm25.search` returns."""
@@ -320,10 +263,8 @@ class RankBm25:
         for number, text in enumerate(texts):
             tokens = self.tokenize(text)
             found = self.model.get_scores(tokens)
-            shared = np.array(
-                [any(token in document for token in tokens) for document in documents]
-            )
-            scores[number] = np.where(shared & (found > 0), found, -np.inf)
+            shared = [any(token in document for token in tokens) for document in documents]
+            scores[number] = np.where(np.array(shared) & (found > 0), found, -np.inf)
         rows, scores = best(np.broadcast_to(np.arange(len(documents)), scores.shape), scores, depth)
         return np.where(np.isfinite(scores), rows, -1), scores
 
@@ -336,14 +277,7 @@ def _open(run_path: str, options: MineBm25, fingerprint: str) -> Bm25 | RankBm25
     return ENGINES[options.engine](Run(run_path), options)
 
 
-def _mine_shard(run: Run, options: MineBm25, key: str) -> Shard:
-    corpus, queries = Corpus(run), run.read(run.QUERIES, key)
-    engine = _open(
-        str(run.path),
-        options,
-        run.need(f"{run.INDEXES}/{options.index or options.name}", "index bm25").fingerprint,
-    )
-    query_ids = queries["query_id"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
-    found = engine.search(queries["text"].to_pylist(), depth_for(options.k, positives[0]))
-    return Shard({key: candidates(corpus, query_ids, positives, found, options.k, options.name)})
+def _mine_shard(run: Run, options: MineBm25, index: str, key: str) -> Shard:
+    shard = QueryShard(run, key, made=False)
+    found = _open(str(run.path), options, index).search(shard.texts, shard.depth(options.k))
+    return Shard({key: shard.candidates(found, options.k, options.name)})

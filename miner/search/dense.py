@@ -1,8 +1,7 @@
-"""documents, queries -> vectors; queries + vectors -> candidates.
+"""queries + vectors -> candidates.
 
-An index is a folder of memory-mapped arrays of unit vectors, one a shard: `documents/00000.npy`,
-`queries/00000.npy`. Every engine of `miner.search.flat` reads the same arrays, shard by shard, and
-gives the same candidates; `miner.search.approximate` finds most of them.
+Every engine of `miner.search.flat` reads the same arrays, shard by shard, and gives the same
+candidates; `miner.search.approximate` finds most of them.
 """
 
 import hashlib
@@ -14,15 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from miner.corpus import Corpus, Shelf, texts_of
+from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.models.encoder import encoder_facts, encoder_fingerprint, load_encoder
-from miner.models.hub import Encoder, gpu_count
 from miner.options import NAME, Options, option
-from miner.query_shard import candidates, depth_for, positive_rows
-from miner.search import approximate, flat
-from miner.search.flat import Block, Engine, choose_engine, search
+from miner.query_shard import QueryShard
+from miner.search import approximate, torch_scan
+from miner.search.flat import Engine, choose_engine, search
+from miner.search.vectors import Vectors
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 
 # (queries (n, d), depth) -> rows (n, depth) int64 and scores (n, depth) float32 in order of rank,
@@ -30,12 +28,6 @@ from miner.store import Manifest, Run, Shard, Stage, run_stage
 Find = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 # approximate search is held against exact search with so many queries, drawn with this seed
 RECALL_QUERIES, SEED = 256, 0
-
-
-class IndexDense(Encoder):
-    """Dense index: the vectors of all documents and queries."""
-
-    name: str = option("dense", "name of the index, for more than one", pattern=NAME)
 
 
 class MineDense(Options):
@@ -71,28 +63,6 @@ class MineDense(Options):
     )
 
 
-def index_dense(run: Run, options: IndexDense, how: How) -> Manifest:
-    """Encode all documents and queries, with a worker for each GPU: documents, queries ->
-    2_index/<name>.
-    """
-    tables = run.tables()
-    stage = Stage(
-        f"{run.INDEXES}/{options.name}",
-        "documents",
-        options.record(),
-        {run.TABLES: tables.fingerprint},
-        model=encoder_fingerprint(options),
-    )
-    keys = [f"documents/{key}" for key in Corpus(run).keys] + [
-        f"queries/{key}" for key in run.query_shards()
-    ]
-    facts = {"kind": "dense", **encoder_facts(options)}
-    how = replace(how, workers=max(how.workers, gpu_count(options)))
-    return run_stage(
-        run, stage, lambda: partial(_encode_shard, run, options), keys, how, lambda: facts
-    )
-
-
 def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
     """Search every query, exactly unless a factory is named: queries + vectors ->
     3_candidates/<name>.
@@ -100,28 +70,21 @@ def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
     Raises:
         UserError: there is no such index, or options contradict each other.
     """
-    tables, name = run.tables(), options.index or options.name
-    index = run.need_current(f"{run.INDEXES}/{name}", "index dense")
-    if index.facts["kind"] != "dense":
-        raise UserError(
-            f"{index.stage} is a {index.facts['kind']} index; `quarry mine dense` wants one that"
-            " `quarry index dense` made"
-        )
-    _check(options)
+    inputs = run.table_input()
+    index = run.need_index(options.index or options.name, "dense")
+    inputs |= {index.stage: index.fingerprint}
+    _refuse_contradictions(options)
     # All exact engines give the same bytes: which one it was is a fact, not a part of the plan; and
     # it is chosen when there is work to do.
     engine = cache(
         partial(choose_engine, "faiss" if options.factory else options.search, options.device)
     )
-    plan: dict[str, Any] = {
-        "k": options.k,
-        "name": options.name,
-        "searched_with": searched_with(options),
-    }
-    inputs = {run.TABLES: tables.fingerprint, index.stage: index.fingerprint}
+    searched = {"searched_with": searched_with(options)}
+    plan: dict[str, Any] = {"k": options.k, "name": options.name, **searched}
 
     def find() -> Find:
-        return partial(_find_exactly, run, name, replace(engine(), vectors=index.fingerprint))
+        exact = replace(engine(), vectors=index.fingerprint)
+        return partial(_find_exactly, run, options.index or options.name, exact)
 
     if options.factory:
         built, find = _approximate(run, options, index, engine().device, how)
@@ -129,29 +92,19 @@ def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
         inputs[built.stage] = built.fingerprint
 
     def facts() -> dict[str, Any]:
-        told = {
-            "engine": engine().name,
-            "device": engine().device,
-            "searched_with": searched_with(options),
-        }
+        told = {"engine": engine().name, "device": engine().device, **searched}
         return told | (recall(run, options, find()) if options.factory else {})
 
     stage = Stage(f"{run.SOURCES}/{options.name}", "candidates", plan, inputs)
+    prepare, keys = lambda: partial(_search_shard, options, run, find()), run.query_shards()
     try:
-        return run_stage(
-            run,
-            stage,
-            lambda: partial(_search_shard, run, options, find()),
-            run.query_shards(),
-            how,
-            facts,
-        )
+        return run_stage(run, stage, prepare, keys, how, facts)
     finally:
-        flat.forget()
+        torch_scan.forget()
         approximate.forget()
 
 
-def _check(options: MineDense) -> None:
+def _refuse_contradictions(options: MineDense) -> None:
     """Refuse options that contradict each other."""
     if options.symmetric and options.queries_from_positives:
         raise UserError(
@@ -205,112 +158,7 @@ def searched_with(options: MineDense) -> str:
     )
 
 
-class Vectors:
-    """The vectors of a dense index, memory-mapped."""
-
-    def __init__(self, run: Run, name: str):
-        self.folder, self.corpus = run.path / run.INDEXES / name, Corpus(run)
-
-    def block(self, key: str) -> np.ndarray:
-        """Return the vectors (m, d) float32 of a document shard."""
-        return np.load(self.folder / "documents" / f"{key}.npy", mmap_mode="r")
-
-    def blocks(self) -> list[Block]:
-        """Return what reads the vectors of all document shards, in order."""
-        return [
-            (int(key) * self.corpus.shard_size, partial(self.block, key))
-            for key in self.corpus.keys
-        ]
-
-    def queries(self, key: str) -> np.ndarray:
-        """Return the vectors (n, d) float32 of a query shard."""
-        return np.load(self.folder / "queries" / f"{key}.npy", mmap_mode="r")
-
-    def documents(self, rows: np.ndarray) -> np.ndarray:
-        """Return the vectors (p, d) float32 of documents, by row of the corpus."""
-        out = np.empty((len(rows), self.block(self.corpus.keys[0]).shape[1]), np.float32)
-        shard = rows // self.corpus.shard_size
-        for number in np.unique(shard):
-            here = shard == number
-            out[here] = self.block(self.corpus.keys[number])[
-                rows[here] - number * self.corpus.shard_size
-            ]
-        return out
-
-
-def document_vectors(run: Run, index: str, shelf: Shelf, rows: np.ndarray) -> np.ndarray:
-    """Return the vectors (p, d) float32 of documents by row of a shelf: the index's own; made
-    ones are encoded now, as the index was.
-    """
-    vectors, made = Vectors(run, index), shelf.is_made(rows)
-    if not made.any():
-        return vectors.documents(rows)
-    options = run.need(f"{run.INDEXES}/{index}", "index dense").options
-    encode = load_encoder(
-        Encoder(**{name: value for name, value in options.items() if name in Encoder.model_fields})
-    )
-    encoded = encode(shelf.texts(rows[made]), "document")
-    out = np.empty((len(rows), encoded.shape[1]), np.float32)
-    out[made], out[~made] = encoded, vectors.documents(rows[~made])
-    return out
-
-
-def find_index(run: Run, options: Encoder) -> str | None:
-    """Return the name of a finished dense index of the tables as they are now, whose vectors are
-    those of this encoder, or None.
-    """
-    model, tables = encoder_fingerprint(options), run.tables().fingerprint
-    made = {name: run.find(f"{run.INDEXES}/{name}") for name in run.names(run.INDEXES)}
-    return next(
-        (
-            name
-            for name, index in made.items()
-            if index and index.model == model and index.inputs.get(run.TABLES) == tables
-        ),
-        None,
-    )
-
-
-def _encode_shard(run: Run, options: IndexDense, key: str) -> Shard:
-    encode = load_encoder(options)
-    table, _, shard = key.partition("/")
-    if table == "documents":
-        return Shard({key: encode(texts_of(Corpus(run).shard(shard)), "document")})
-    return Shard({key: encode(run.read(run.QUERIES, shard)["text"].to_pylist(), "query")})
-
-
-def _search_shard(run: Run, options: MineDense, find: Find, key: str) -> Shard:
-    corpus, query_ids, positives = _shard(run, key)
-    searchers, owners = _searchers(run, options, key, positives)
-    found = find(searchers, min(depth_for(options.k, positives[0]), len(corpus)))
-    if searched_with(options) != "query":
-        found = fold(found, owners, positives, len(query_ids), options.k)
-    return Shard({key: candidates(corpus, query_ids, positives, found, options.k, options.name)})
-
-
-def _shard(run: Run, key: str) -> tuple[Corpus, list[str], tuple[np.ndarray, np.ndarray]]:
-    """Return the corpus, and the query_ids and positive rows of a query shard."""
-    corpus, query_ids = Corpus(run), run.read(run.QUERIES, key)["query_id"].to_pylist()
-    return corpus, query_ids, positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
-
-
-def _searchers(
-    run: Run, options: MineDense, key: str, positives: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors (s, d) that search for a shard's queries, and the place of the query
-    that each belongs to (s,).
-    """
-    vectors, what = Vectors(run, options.index or options.name), searched_with(options)
-    own = np.ascontiguousarray(vectors.queries(key))
-    if what == "query":
-        return own, np.arange(len(own))
-    others = vectors.documents(positives[1])
-    if what == "positives":
-        return others, positives[0]
-    return np.vstack((own, others)), np.concatenate((np.arange(len(own)), positives[0]))
-
-
-def fold(
+def merge(
     found: tuple[np.ndarray, np.ndarray],
     owners: np.ndarray,
     positives: tuple[np.ndarray, np.ndarray],
@@ -341,28 +189,43 @@ def fold(
     first = np.sort(np.unique(owner * size + rows, return_index=True)[1])
     rows, scores, owner = rows[first], scores[first], owner[first]
     rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
-    out_rows, out_scores, keep = (
-        np.full((queries, k), -1),
-        np.full((queries, k), -np.inf, np.float32),
-        rank < k,
-    )
-    out_rows[owner[keep], rank[keep]], out_scores[owner[keep], rank[keep]] = (
-        rows[keep],
-        scores[keep],
-    )
+    keep, shape = rank < k, (queries, k)
+    out_rows, out_scores = np.full(shape, -1), np.full(shape, -np.inf, np.float32)
+    out_rows[owner[keep], rank[keep]] = rows[keep]
+    out_scores[owner[keep], rank[keep]] = scores[keep]
     return out_rows, out_scores
+
+
+def _search_shard(options: MineDense, run: Run, find: Find, key: str) -> Shard:
+    shard = QueryShard(run, key, made=False)
+    searchers, owners = _searchers(options, shard)
+    found = find(searchers, min(shard.depth(options.k), len(shard.documents)))
+    if searched_with(options) != "query":
+        found = merge(found, owners, shard.positives, len(shard.query_ids), options.k)
+    return Shard({key: shard.candidates(found, options.k, options.name)})
+
+
+def _searchers(options: MineDense, shard: QueryShard) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors (s, d) that search for a shard's queries, and the place of the query
+    that each belongs to (s,).
+    """
+    vectors = Vectors(shard.run, options.index or options.name)
+    what, (owners, rows) = searched_with(options), shard.positives
+    own = np.ascontiguousarray(vectors.queries(shard.key))
+    if what == "query":
+        return own, np.arange(len(own))
+    others = vectors.documents(rows)
+    if what == "positives":
+        return others, owners
+    return np.vstack((own, others)), np.concatenate((np.arange(len(own)), owners))
 
 
 def recall(run: Run, options: MineDense, find: Find) -> dict[str, Any]:
     """Return which share of the k nearest documents approximate search finds, for a sample of
     queries.
     """
-    exact = partial(
-        _find_exactly,
-        run,
-        options.index or options.name,
-        choose_engine("auto", "cpu" if options.device == "cpu" else "auto"),
-    )
+    engine = choose_engine("auto", "cpu" if options.device == "cpu" else "auto")
+    exact = partial(_find_exactly, run, options.index or options.name, engine)
     corpus, hits, there, count = Corpus(run), 0, 0, 0
     for searchers, queries in _sample(run, options):
         (about, _), (true, _) = (
@@ -392,7 +255,7 @@ def _sample(run: Run, options: MineDense) -> Iterator[tuple[np.ndarray, int]]:
         RECALL_QUERIES, ids, key=lambda item: hashlib.blake2b(f"{SEED} {item[0]}".encode()).digest()
     )
     for key in sorted({key for _, key in drawn}):
-        _, query_ids, positives = _shard(run, key)
-        searchers, owners = _searchers(run, options, key, positives)
-        chosen = np.isin(query_ids, [query_id for query_id, _ in drawn])
+        shard = QueryShard(run, key, made=False)
+        searchers, owners = _searchers(options, shard)
+        chosen = np.isin(shard.query_ids, [query_id for query_id, _ in drawn])
         yield searchers[chosen[owners]], int(chosen.sum())

@@ -1,26 +1,33 @@
-"""The compiled loops of BM25: postings of one document shard are counted, weighed, and summed,
-and each query's best are kept.
-"""
+"""Postings of one document shard: counted from tokens, and weighed for a search."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
-from miner.search.topk import EMPTY, key_of, replace_worst, worst
+from miner.search.topk import in_threads
 
-VARIANT = {"okapi": 0, "l": 1, "plus": 2}  # as `weigh_postings` knows them
-BLOCK = 64  # sums that are held against the limit at a time
+# a term in more than a DENSE-th of a shard's documents is added as a whole column: that runs in
+# vector registers
+DENSE = 4
 
 
-class Weights(NamedTuple):
-    """What decides what a term weighs in a document: a variant of rank_bm25 with its parameters."""
+class Postings(NamedTuple):
+    """What some of the t terms asked for have in one shard of m documents.
 
-    variant: int
-    k1: float
-    b: float
-    delta: float
-    mean_length: float
+    Attributes:
+        begin, size: (t,) int64, where each term's postings lie in the arrays below; 0 long where
+            the shard has none.
+        rows: rows of the shard. frequencies: of the term in that document.
+        lengths: (m,) of the documents, in tokens.
+    """
+
+    begin: np.ndarray
+    size: np.ndarray
+    rows: np.ndarray
+    frequencies: np.ndarray
+    lengths: np.ndarray
 
 
 class Columns(NamedTuple):
@@ -67,97 +74,32 @@ def count_postings(text_starts, ids, terms):  # type: ignore[no-untyped-def] # c
     return frequency, starts, rows
 
 
-@numba.njit(cache=True, nogil=True)
-def weigh_postings(postings, begin, starts, idf, how, out_rows, out_weights):  # type: ignore[no-untyped-def] # compiled
-    """Weigh postings of terms with rank_bm25's operations, one by one, so that every bit is its
-    own.
-    """
-    rows, frequencies, lengths = postings
-    variant, k1, b, delta, mean_length = how
-    for term in range(len(begin)):
-        for out in range(starts[term], starts[term + 1]):
-            entry = begin[term] + out - starts[term]
-            frequency, row = np.float64(frequencies[entry]), rows[entry]
-            norm = 1 - b + b * lengths[row] / mean_length
-            if variant == 0:
-                weight = idf[term] * (frequency * (k1 + 1) / (frequency + k1 * norm))
-            elif variant == 1:
-                share = frequency / norm
-                weight = idf[term] * frequency * (k1 + 1) * (share + delta) / (k1 + share + delta)
-            else:  # beyond what every document gets for the word
-                weight = idf[term] * (frequency * (k1 + 1) / (k1 * norm + frequency))
-            out_rows[out], out_weights[out] = row, weight
-
-
-@numba.njit(cache=True, nogil=True)
-def search_postings(query_starts, ids, columns, first, base, keys):  # type: ignore[no-untyped-def] # compiled
-    """Sum the columns of each query's tokens in one shard; let what beats the worst of its best so
-    far into its heap.
+def weigh(
+    postings: Postings, weight: Callable[[slice, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+) -> Columns:
+    """Weigh postings.
 
     Args:
-        query_starts: (n + 1,), ids: the tokens of n queries. columns: `Columns`. first: the shard's
-            first row.
-        base: (n,), what each query gives to every document.
-        keys: (n, depth) int64, the heaps, which this changes.
+        postings: of t terms.
+        weight: (which terms, how many postings each of these has, term frequencies, lengths) ->
+            weights of all postings of these terms, one after the other.
     """
-    sums = np.zeros(columns[-1].shape[1], np.float64)
-    for query in range(len(query_starts) - 1):
-        terms = ids[query_starts[query] : query_starts[query + 1]]
-        if len(terms):
-            _add(terms, columns, sums)
-            _keep(sums, first, base[query], keys[query])
+    starts = np.concatenate(([0], np.cumsum(postings.size)))
+    rows, weights = np.empty(starts[-1], np.int32), np.empty(starts[-1])
 
+    def work(part: slice) -> None:
+        size, out = postings.size[part], slice(starts[part.start], starts[part.stop])
+        shift = postings.begin[part] - starts[part.start : part.stop]
+        entry = np.arange(out.start, out.stop) + np.repeat(shift, size)
+        rows[out] = postings.rows[entry]
+        lengths = postings.lengths[rows[out]]
+        weights[out] = weight(part, size, postings.frequencies[entry].astype(np.float64), lengths)
 
-@numba.njit(cache=True, nogil=True)
-def _add(terms, columns, sums):  # type: ignore[no-untyped-def] # compiled
-    starts, rows, weights, column, dense = columns
-    for term in terms:
-        if column[term] >= 0:
-            line = dense[column[term]]
-            for row in range(len(sums)):
-                sums[row] += line[row]
-        else:
-            for entry in range(starts[term], starts[term + 1]):
-                sums[rows[entry]] += weights[entry]
-
-
-@numba.njit(cache=True, nogil=True)
-def _keep(sums, first, base, heap):  # type: ignore[no-untyped-def] # compiled
-    """Let the rows whose sums beat the worst in a heap into it, and set the sums to zero."""
-    limit = _sure(sums, len(heap)) if heap[0] == EMPTY else _limit(heap, base)
-    for block in range(0, len(sums), BLOCK):
-        part = sums[block : block + BLOCK]
-        above = 0
-        for place in range(len(part)):
-            above += part[place] > limit
-        if above:
-            for place in range(len(part)):
-                if part[place] > limit:
-                    key = key_of(part[place] + base, first + block + place)
-                    if key > heap[0]:
-                        replace_worst(heap, key)
-                        limit = max(limit, _limit(heap, base))
-        part[:] = 0.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _sure(sums, depth):  # type: ignore[no-untyped-def] # compiled
-    """Return what at least `depth` sums exceed, 0 if that is not known: as many blocks have a
-    largest sum above it.
-    """
-    blocks = len(sums) // BLOCK
-    if blocks < depth:
-        return 0.0
-    largest = np.zeros(blocks)
-    for block in range(blocks):
-        for place in range(block * BLOCK, (block + 1) * BLOCK):
-            largest[block] = max(largest[block], sums[place])
-    return np.partition(largest, blocks - depth)[blocks - depth] * (1 - 1e-6)
-
-
-@numba.njit(cache=True, nogil=True)
-def _limit(heap, base):  # type: ignore[no-untyped-def] # compiled
-    """Return what a sum must at least exceed to get into the heap; a little less, so that no
-    rounding leaves anything out.
-    """
-    return max(0.0, worst(heap) * (1 - 1e-6) - base)  # 0 while there is room: the worst is -inf
+    in_threads(len(postings.size), work)
+    wide = np.flatnonzero(postings.size * DENSE > len(postings.lengths))
+    column, dense = np.full(len(starts) - 1, -1), np.zeros((len(wide), len(postings.lengths)))
+    column[wide] = np.arange(len(wide))
+    for line, term in enumerate(wide):
+        mine = slice(starts[term], starts[term + 1])
+        dense[line, rows[mine]] = weights[mine]
+    return Columns(starts, rows, weights, column, dense)

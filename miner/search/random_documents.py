@@ -6,10 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from miner.corpus import Corpus
 from miner.engine import How
 from miner.options import Options, option
-from miner.query_shard import candidates, positive_rows
+from miner.query_shard import QueryShard
 from miner.seeds import generator
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 
@@ -39,24 +38,11 @@ def draw(seed: int, query_id: str, documents: int, count: int) -> np.ndarray:
 
 
 def _draw_shard(run: Run, options: MineRandom, key: str) -> Shard:
-    corpus = Corpus(run)
-    query_ids = run.read(run.QUERIES, key)["query_id"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
+    shard = QueryShard(run, key, made=False)
     # never the shard's depth: a draw is the query's own
-    counts = options.k + np.bincount(positives[0], minlength=len(query_ids))
-    rows = np.full((len(query_ids), counts.max(initial=0)), -1, np.int64)
-    for place, (query_id, count) in enumerate(zip(query_ids, counts.tolist(), strict=True)):
-        drawn = draw(options.seed, query_id, len(corpus), count)
+    counts = options.k + np.bincount(shard.positives[0], minlength=len(shard.query_ids))
+    rows = np.full((len(counts), counts.max(initial=0)), -1, np.int64)
+    for place, (query_id, count) in enumerate(zip(shard.query_ids, counts.tolist(), strict=True)):
+        drawn = draw(options.seed, query_id, len(shard.documents), count)
         rows[place, : len(drawn)] = drawn
-    return Shard(
-        {
-            key: candidates(
-                corpus,
-                query_ids,
-                positives,
-                (rows, np.full(rows.shape, np.nan)),
-                options.k,
-                "random",
-            )
-        }
-    )
+    return Shard({key: shard.candidates((rows, np.full(rows.shape, np.nan)), options.k, "random")})

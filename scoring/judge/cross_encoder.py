@@ -8,7 +8,7 @@ rows of judge "cross-encoder.first", or by their best rank in any source. Positi
 scored, on top of the N.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,25 +16,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Shelf
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import fingerprint
 from miner.models.hub import Reranker, gpu_count
 from miner.models.reranker import bare, reranker_facts, reranker_fingerprint
 from miner.options import NAME, option
-from miner.query_shard import SOURCES, Pairs, candidate_pairs, positive_rows
+from miner.query_shard import Pairs
 from miner.search.cross_encoder import known_scores, scores_of
-from miner.store import Manifest, Run, Shard, Stage, run_stage
-from miner.tables import JUDGMENTS
+from miner.store import Manifest, Run
 from scoring.judge.judging import (
     OVER_BUDGET,
-    best_of_each,
-    best_ranks,
+    Asked,
+    Judged,
+    Judging,
     check_name,
-    in_order,
-    judged_sources,
     judgments,
+    within_budget,
 )
 
 
@@ -68,21 +66,19 @@ def judge_cross_encoder(run: Run, options: JudgeCrossEncoder, how: How) -> Manif
             tables are not there.
     """
     run.tables()
-    _check(options)
+    check_name(options.name, JudgeCrossEncoder)
+    if options.first and options.max_pairs_per_query is None:
+        raise UserError(
+            f"--first {options.first} chooses what is within a budget; give one with"
+            " --max-pairs-per-query, or leave it out"
+        )
     models = [reranker_fingerprint(reranker) for reranker in rerankers(options)]
-    sources, inputs = judged_sources(run, how)
-    model = models[0] if len(models) == 1 else fingerprint(models)
-    stage = Stage(
-        _folder(options), "judgments", options.record(), inputs, model=model, grows=SOURCES
-    )
-    how = replace(how, workers=max(how.workers, gpu_count(options)))
-    return run_stage(
-        run,
-        stage,
-        lambda: partial(_judge_shard, run, options, sources),
-        run.query_shards(),
-        how,
-        partial(_facts, options),
+    return Judging(run, options.name, afresh=True).carry_out(
+        options,
+        replace(how, workers=max(how.workers, gpu_count(options))),
+        lambda: partial(_judge, options),
+        model=models[0] if len(models) == 1 else fingerprint(models),
+        facts=partial(_facts, options),
     )
 
 
@@ -94,74 +90,32 @@ def rerankers(options: JudgeCrossEncoder) -> list[Reranker]:
     )
 
 
-def _folder(options: JudgeCrossEncoder) -> str:
-    return f"{Run.JUDGES}/{options.name}"
-
-
-def _check(options: JudgeCrossEncoder) -> None:
-    check_name(options.name, JudgeCrossEncoder)
-    if options.first and options.max_pairs_per_query is None:
-        raise UserError(
-            f"--first {options.first} chooses what is within a budget; give one with"
-            " --max-pairs-per-query, or leave it out"
-        )
-
-
 def _facts(options: JudgeCrossEncoder) -> dict[str, Any]:
     strong, *cheap = [reranker_facts(reranker) for reranker in rerankers(options)]
-    return strong | {
-        f"first_{name}": cheap[0][name]
-        for name in ("reranker", "activation", "score_scale")
-        if cheap
-    }
+    names = ("reranker", "activation", "score_scale") if cheap else ()
+    return strong | {f"first_{name}": cheap[0][name] for name in names}
 
 
-@dataclass(frozen=True)
-class Before:
-    """What is known of a shard's scores from before: this judge's own rows, and the side tables
-    of sources with the same model.
-    """
-
-    run: Run
-    key: str
-    rows: pa.Table
-
-    def scores(self, reranker: Reranker, judge: str, pairs: Pairs) -> np.ndarray:
-        """Return the known scores (p,) of pairs; nan for none."""
-        own = pairs.look_up(self.rows.filter(pc.equal(self.rows["judge"], judge)))
-        return np.where(
-            np.isnan(own),
-            known_scores(self.run, reranker_fingerprint(reranker), self.key, pairs),
-            own,
-        )
-
-
-def _judge_shard(run: Run, options: JudgeCrossEncoder, sources: list[str], key: str) -> Shard:
-    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
-    query_ids = queries["query_id"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
-    pairs = candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
-    texts, rows = queries["text"].to_pylist(), run.read_before(_folder(options), key)
-    before = Before(run, key, JUDGMENTS.schema.empty_table() if rows is None else rows)
+def _judge(options: JudgeCrossEncoder, asked: Asked) -> Judged:
+    pairs, parts, order = asked.pairs, list[pa.Table](), None
     strong, *cheap = rerankers(options)
-    parts, within = [], np.ones(len(pairs.row), bool)
-    if options.max_pairs_per_query is not None:
-        order = best_ranks(run, pairs, sources, key)
-        for first in cheap:
-            score = scores_of(
-                pairs, texts, first, before.scores(first, f"{options.name}.first", pairs)
-            )
-            parts.append(judgments(pairs, f"{options.name}.first", score))
-            order = -score.astype(np.float64)
-        positive = np.isin(pairs.codes, positives[0] * len(corpus) + positives[1])
-        within = positive | best_of_each(
-            pairs, np.where(positive, np.inf, order), options.max_pairs_per_query
-        )
-    score, chosen = np.full(len(within), np.nan, np.float32), pairs.take(within)
-    score[within] = scores_of(chosen, texts, strong, before.scores(strong, options.name, chosen))
-    reason = pa.array(np.full(len(within), OVER_BUDGET), mask=within)
+    for first in cheap:
+        name = f"{options.name}.first"
+        score = scores_of(pairs, first, _known(asked, first, name, pairs))
+        parts.append(judgments(pairs, name, score))
+        order = -score.astype(np.float64)
+    within = within_budget(asked, options.max_pairs_per_query, order)
+    score, chosen = np.full(len(pairs), np.nan, np.float32), pairs.take(within)
+    score[within] = scores_of(chosen, strong, _known(asked, strong, options.name, chosen))
+    reason = pa.array(np.full(len(pairs), OVER_BUDGET), mask=within)
     over = int((~within).sum())
-    return Shard(
-        {key: in_order(*parts, judgments(pairs, options.name, score, reason=reason))},
-        {OVER_BUDGET: over} if over else {},
-    )
+    parts.append(judgments(pairs, options.name, score, reason=reason))
+    return parts, {OVER_BUDGET: over} if over else {}
+
+
+def _known(asked: Asked, reranker: Reranker, judge: str, pairs: Pairs) -> np.ndarray:
+    """Return the scores (p,) of pairs that are known from before, by the judge's own rows or by
+    sources with the same model; nan for none.
+    """
+    own = pairs.look_up(asked.before.filter(pc.equal(asked.before["judge"], judge)))
+    return np.where(np.isnan(own), known_scores(pairs, reranker_fingerprint(reranker)), own)

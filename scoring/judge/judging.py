@@ -1,9 +1,14 @@
-"""What a judge judges, what of it was judged before, and the rows it writes.
+"""The frame that all judges stand in: what is judged, what of it was judged before, and the rows
+that are written.
 
 A judge's stage grows with its sources (`Stage.grows`): another source, or one that was mined again,
 and only pairs that no earlier run has judged are judged. Rows of pairs that no source has any more
 are dropped, so that the result is that of judging all of them afresh.
 """
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +16,9 @@ import pyarrow as pa
 from miner.engine import How
 from miner.errors import UserError
 from miner.options import Options
-from miner.query_shard import SOURCES, Pairs, positive_rows
+from miner.query_shard import Pairs, QueryShard
 from miner.search.random_documents import MineRandom, mine_random
-from miner.store import Run
+from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import JUDGMENTS, conform
 
 OVER_BUDGET = "over_budget"
@@ -22,21 +27,114 @@ OVER_BUDGET = "over_budget"
 UNRANKED = 2**31
 
 
-def judged_sources(run: Run, how: How) -> tuple[list[str], dict[str, str]]:
-    """Return what a judge judges: the names of all finished sources, and the judge's inputs.
-    `random` is drawn if it is not there.
+class Asked(NamedTuple):
+    """What a judge is asked about one query shard.
 
-    Raises:
-        UserError: there are no tables, or a source is older than they are.
+    Attributes:
+        shard: queries, positives, documents.
+        pairs: the pairs to judge, p of them.
+        sources: the names of all sources.
+        before: the judge's rows from before its sources changed.
     """
-    inputs = run.table_input()
-    if run.find(f"{SOURCES}random") is None:
-        mine_random(run, MineRandom(), how)
-    names = run.names(SOURCES)
-    return names, inputs | {
-        f"{SOURCES}{name}": run.need_current(f"{SOURCES}{name}", f"mine {name}").fingerprint
-        for name in names
-    }
+
+    shard: QueryShard
+    pairs: Pairs
+    sources: list[str]
+    before: pa.Table
+
+
+# rows of judgments, and how many pairs were left out by which reason
+Judged: TypeAlias = tuple[Iterable[pa.Table], Mapping[str, int]]
+Judge: TypeAlias = Callable[[Asked], Judged]
+
+
+class Judging(NamedTuple):
+    """A judge at work in a run.
+
+    Attributes:
+        run: the run folder.
+        name: of the judge, and of its folder.
+        positives: whether it judges them too, beside the candidates.
+        afresh: whether it is asked about all pairs each time, and finds what it knows itself.
+    """
+
+    run: Run
+    name: str
+    positives: bool = True
+    afresh: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of its stage."""
+        return f"{Run.JUDGES}/{self.name}"
+
+    def carry_out(
+        self,
+        options: Options,
+        how: How,
+        prepare: Callable[[], Judge],
+        inputs: Mapping[str, str] | None = None,
+        model: str | None = None,
+        facts: Callable[[], Mapping[str, Any]] = dict,
+    ) -> Manifest:
+        """Judge all pairs of all sources: candidates, positives -> 4_judgments/<name>. The source
+        `random` is drawn if it is not there.
+
+        Args:
+            options: of the judge.
+            how: force, workers, progress.
+            prepare: gives what judges a shard (to be pickled); called if there is something to do.
+            inputs: what it reads besides tables and candidates.
+            model: fingerprint of its model.
+            facts: what the manifest is to say besides.
+
+        Raises:
+            UserError: there are no tables, or a source is older than they are.
+        """
+        stage = Stage(
+            self.folder,
+            "judgments",
+            options.record(),
+            self.sources(how) | dict(inputs or {}),
+            model=model,
+            grows=f"{Run.SOURCES}/",
+        )
+        keys = self.run.query_shards()
+        return run_stage(
+            self.run, stage, lambda: partial(_judge_shard, self, prepare()), keys, how, facts
+        )
+
+    def sources(self, how: How) -> dict[str, str]:
+        """Return the inputs of every judge: the tables, and all finished sources."""
+        run, inputs = self.run, self.run.table_input()
+        if run.find(f"{run.SOURCES}/random") is None:
+            mine_random(run, MineRandom(), how)
+        stages = [
+            run.need_current(f"{run.SOURCES}/{name}", f"mine {name}")
+            for name in run.names(run.SOURCES)
+        ]
+        return inputs | {stage.stage: stage.fingerprint for stage in stages}
+
+    def asked(self, key: str) -> Asked:
+        """Return what there is to judge in a shard."""
+        shard, sources = QueryShard(self.run, key), self.run.names(Run.SOURCES)
+        before = self.run.read_before(self.folder, key)
+        pairs = shard.pairs(sources, self.positives)
+        return Asked(
+            shard, pairs, sources, JUDGMENTS.schema.empty_table() if before is None else before
+        )
+
+
+def _judge_shard(judging: Judging, judge: Judge, key: str) -> Shard:
+    asked = judging.asked(key)
+    known = asked.before[:0]
+    if not judging.afresh:
+        codes, before = asked.pairs.codes, asked.shard.codes(*asked.shard.places(asked.before))
+        known = asked.before.filter(pa.array(np.isin(before, codes)))
+        asked = asked._replace(pairs=asked.pairs.take(~np.isin(codes, before)))
+    rows, drops = judge(asked)
+    order = [(name, "ascending") for name in ("query_id", "doc_id", "judge")]
+    return Shard({key: pa.concat_tables([known, *rows]).sort_by(order)}, drops)
 
 
 def judgments(
@@ -67,55 +165,36 @@ def judgments(
     return conform(pa.table(columns), JUDGMENTS)
 
 
-def only_new(run: Run, folder: str, key: str, pairs: Pairs) -> tuple[Pairs, pa.Table]:
-    """Return the pairs that a judge has yet to judge, and its rows of the others from before its
-    sources changed.
+def within_budget(asked: Asked, most: int | None, order: np.ndarray | None = None) -> np.ndarray:
+    """Return which pairs are judged (p,): positives, and of each query the `most` others with the
+    least order, ties by doc_id.
 
     Args:
-        run: the run folder.
-        folder: the judge's stage.
-        key: the shard.
-        pairs: all that it is asked.
+        asked: the pairs.
+        most: None is no limit.
+        order: (p,) float64; None is the best retrieval rank over all sources, where those of
+            sources without scores come after all others.
     """
-    before = run.read_before(folder, key)
-    if before is None:
-        return pairs, JUDGMENTS.schema.empty_table()
-    codes, asked = pairs.codes_of(before), pairs.codes
-    return pairs.take(~np.isin(asked, codes)), before.filter(pa.array(np.isin(codes, asked)))
-
-
-def in_order(*parts: pa.Table) -> pa.Table:
-    """Return judgments in order of query, document and judge."""
-    return pa.concat_tables(parts).sort_by(
-        [("query_id", "ascending"), ("doc_id", "ascending"), ("judge", "ascending")]
-    )
-
-
-def best_ranks(run: Run, pairs: Pairs, sources: list[str], key: str) -> np.ndarray:
-    """Return the best retrieval rank (p,) float64 of each pair over all sources; those of
-    sources without scores come after all others.
-    """
-    ranks = np.full(len(pairs.row), np.inf)
-    for source in sources:
-        table = run.read(f"{SOURCES}{source}", key)
-        query, row = positive_rows(pairs.corpus, pairs.query_ids, table)
-        place = np.searchsorted(pairs.codes, query * len(pairs.corpus) + row)
-        unranked = table["score"].is_null().to_numpy()
-        np.minimum.at(
-            ranks, place, table["rank"].to_numpy() + np.where(unranked, float(UNRANKED), 0.0)
-        )
-    return ranks
-
-
-def best_of_each(pairs: Pairs, order: np.ndarray, most: int) -> np.ndarray:
-    """Return a mask (p,) of the `most` pairs of each query with the least finite `order`, ties
-    by doc_id.
-    """
+    pairs = asked.pairs
+    if most is None:
+        return np.ones(len(pairs), bool)
+    order = np.where(pairs.positive, np.inf, _best_ranks(asked) if order is None else order)
     ranked = np.lexsort((pairs.row, order, pairs.query))
     counts = np.bincount(pairs.query)
     out = np.zeros(len(order), bool)
     out[ranked] = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts) < most
-    return out & np.isfinite(order)
+    return pairs.positive | (out & np.isfinite(order))
+
+
+def _best_ranks(asked: Asked) -> np.ndarray:
+    shard, codes = asked.shard, asked.pairs.codes
+    ranks = np.full(len(codes), np.inf)
+    for source in asked.sources:
+        table = shard.run.read(f"{Run.SOURCES}/{source}", shard.key)
+        unranked = np.where(table["score"].is_null().to_numpy(), float(UNRANKED), 0.0)
+        place = np.searchsorted(codes, shard.codes(*shard.places(table)))
+        np.minimum.at(ranks, place, table["rank"].to_numpy() + unranked)
+    return ranks
 
 
 def check_name(name: str, kind: type[Options]) -> None:

@@ -1,15 +1,15 @@
-"""links, labels -> what ties a candidate to a positive: a link, a document that links to both, a
+"""links, labels -> what links a candidate to a positive: a link, a document that links to both, a
 class label of both.
 
 The files may be large, so they are read once: what they say of the corpus becomes one list of
-numbers for each document, memory-mapped
-in the judge's folder. Whether two documents are tied is then looked up in their two lists, each
-number of the shorter in the longer; no pair of documents is ever written down, however many a hub
-links to.
+numbers for each document, memory-mapped in the judge's folder. Whether two documents are linked is
+then looked up in their two lists, each number of the shorter in the longer; no pair of documents is
+ever written down, however many a hub links to.
 
-    linked     the documents that link to a document
-    co_cited   the same, and sources that are not in the corpus, without those that link to no other
-    document: what two lists share same_label the labels of a document
+    linked       the documents that link to a document
+    co_cited     the same, and sources that are not in the corpus, without those that link to no
+                 other document: what two lists share
+    same_label   the labels of a document
 """
 
 import glob
@@ -27,10 +27,9 @@ from miner.corpus import Corpus
 from miner.errors import UserError
 from miner.files import write_array, write_json
 from miner.ingest.readers import one_line
-from miner.options import Options, option
 from miner.store import Run
 
-FOLDER, FACTS = "_guards", "facts.json"  # below the judge's folder; the facts are written last
+FOLDER, FACTS = "_links", "facts.json"  # below the judge's folder; the facts are written last
 LABELS = Run.LABELS  # what ingest kept of a label column: doc_id, label
 CHUNK = 1 << 20  # doc_ids of the corpus that are in memory at a time
 # a line of text is data, the first one too: a header is a pair of ids that the corpus does not have
@@ -48,44 +47,12 @@ READERS = {
 }
 
 
-class JudgeDuplicates(Options):
-    """What can never be a negative, seen without a model: copies of a positive or the query, and
-    what links or labels tie to a positive.
-    """
-
-    shingle: int = option(5, "characters in a shingle of the normalised text", ge=1)
-    near: float = option(
-        0.9, "Jaccard similarity of shingles from which a text is a near-copy", gt=0, le=1
-    )
-    contain: float = option(
-        0.95, "share of a positive's shingles from which a text contains it", gt=0, le=1
-    )
-    contain_shingles: int = option(
-        50, "positives with fewer distinct shingles are not looked for in other texts", ge=1
-    )
-    links: Path | None = option(
-        None,
-        "csv, tsv, jsonl or parquet whose first two columns are the ids of a document and of one"
-        " that it links to; a header does no harm, what the corpus does not have is passed over",
-    )
-    hub: int | None = option(
-        None,
-        "a document that links to more than N does not tie them to each other [default: none]",
-        ge=2,
-    )
-    labels: Path | None = option(
-        None,
-        "a file like that of --links: a document's id and its class label; a document may have"
-        " several",
-    )
-
-
-class Ties(NamedTuple):
-    """What ties documents, for one reason: document number i has entries[starts[i] : starts[i +
+class Links(NamedTuple):
+    """What links documents, for one reason: document number i has entries[starts[i] : starts[i +
     1]], sorted.
 
     Attributes:
-        reason: why a tied candidate is dropped.
+        reason: why a linked candidate is dropped.
         starts: (documents + 1,) int64.
         entries: int64: rows of documents if the reason is "linked", else any numbers.
     """
@@ -95,61 +62,69 @@ class Ties(NamedTuple):
     entries: np.ndarray
 
 
-def write_guards(run: Run, options: JudgeDuplicates, folder: Path) -> dict[str, Any]:
-    """Read the files of links and labels, and the labels that ingest kept, into `folder`; return
-    counts for the manifest.
+def write_links(
+    run: Run, links: Path | None, labels: Path | None, hub: int | None, folder: Path
+) -> None:
+    """Read the files of links and labels, and the labels that ingest kept, into `folder`, with
+    counts for the manifest (`read_facts`).
+
+    Args:
+        run: has the tables.
+        links: file whose first two columns are a document and one that it links to.
+        labels: file whose first two columns are a document and its class.
+        hub: a document that links to more does not link those to each other.
+        folder: of the judge.
 
     Raises:
         UserError: a file cannot be read, or says nothing of any document of the corpus.
     """
     corpus, facts = Corpus(run), dict[str, Any]()
     ingested = (run.path / LABELS).is_dir()
-    if options.links or options.labels or ingested:
+    if links or labels or ingested:
         with duckdb.connect(
             config={"memory_limit": "1GB", "temp_directory": str(folder / FOLDER / "_spill")}
         ) as db:
-            if options.links:
-                facts |= _write_links(db, corpus, options, folder)
-            if options.labels or ingested:
-                facts |= _write_labels(db, corpus, options.labels, folder, ingested)
+            if links:
+                facts |= _store_links(db, corpus, links, hub, folder)
+            if labels or ingested:
+                facts |= _store_labels(db, corpus, labels, folder, ingested)
     write_json(folder / FOLDER / FACTS, facts)
-    return facts
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return the counts that `write_guards` returned."""
+    """Return the counts that `write_links` returned."""
     return json.loads((folder / FOLDER / FACTS).read_bytes())
 
 
-def open_guards(folder: Path) -> Iterator[Ties]:
-    """Yield the ties that there are, in order of precedence."""
+def open_links(folder: Path) -> Iterator[Links]:
+    """Yield the links that there are, in order of precedence."""
     for reason in ("linked", "co_cited", "same_label"):
         starts, entries = (
             folder / FOLDER / f"{reason}_{part}.npy" for part in ("starts", "entries")
         )
         if entries.exists():
-            yield Ties(reason, np.load(starts, mmap_mode="r"), np.load(entries, mmap_mode="r"))
+            yield Links(reason, np.load(starts, mmap_mode="r"), np.load(entries, mmap_mode="r"))
 
 
-def tied(
-    ties: Ties, pairs: tuple[np.ndarray, np.ndarray], positives: tuple[np.ndarray, np.ndarray]
+def linked(
+    links: Links, pairs: tuple[np.ndarray, np.ndarray], positives: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """Return for each (query, row) whether its document is tied to a positive of its query, (p,)
+    """Return for each (query, row) whether its document is linked to a positive of its query, (p,)
     bool.
 
     Args:
-        ties: by what.
+        links: by what.
         pairs: numbers of queries and rows of documents, (p,) each.
         positives: the same of all positives, in order of query.
     """
     first, last = (np.searchsorted(positives[0], pairs[0], side=side) for side in ("left", "right"))
-    return _tied(
-        ties.starts, ties.entries, ties.reason == "linked", pairs[1], first, last, positives[1]
+    return _linked(
+        links.starts, links.entries, links.reason == "linked", pairs[1], first, last, positives[1]
     )
 
 
 @numba.njit(cache=True, nogil=True)
-def _tied(starts, entries, linked, rows, first, last, positive_rows):  # type: ignore[no-untyped-def] # compiled
+def _linked(starts, entries, linked, rows, first, last, positive_rows):  # type: ignore[no-untyped-def] # compiled
     found = np.zeros(len(rows), np.bool_)
     for pair in range(len(rows)):
         row = rows[pair]
@@ -182,10 +157,9 @@ def _meet(few, many):  # type: ignore[no-untyped-def] # compiled
     return False
 
 
-def _write_links(
-    db: duckdb.DuckDBPyConnection, corpus: Corpus, options: JudgeDuplicates, folder: Path
+def _store_links(
+    db: duckdb.DuckDBPyConnection, corpus: Corpus, file: Path, hub: int | None, folder: Path
 ) -> dict[str, Any]:
-    file = Path(options.links or "")
     pairs = _load(db, "links", file)
     _number(db, corpus, "SELECT one AS id FROM links UNION SELECT two FROM links")
     db.execute(
@@ -202,7 +176,7 @@ def _write_links(
         folder,
         "linked",
     )
-    most = f"AND count(*) <= {options.hub}" if options.hub else ""
+    most = f"AND count(*) <= {hub}" if hub else ""
     citing = f"(SELECT source FROM arcs GROUP BY source HAVING count(*) > 1 {most})"
     _write_lists(
         db,
@@ -214,7 +188,7 @@ def _write_links(
     return {"links": arcs, "links_to_unknown_ids": pairs - arcs}
 
 
-def _write_labels(
+def _store_labels(
     db: duckdb.DuckDBPyConnection, corpus: Corpus, file: Path | None, folder: Path, ingested: bool
 ) -> dict[str, Any]:
     pairs = _load(db, "labels", file) if file else 0

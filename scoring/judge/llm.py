@@ -10,13 +10,12 @@ is what the first one said.
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Shelf
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import file_fingerprint, fingerprint
@@ -25,16 +24,16 @@ from miner.llm.generate import one_process
 from miner.llm.prompts import JudgePrompt, load_judge_prompt, prompt_path, render, shorten
 from miner.llm.requests import Asking, Budget, Llm, Request
 from miner.options import NAME, option
-from miner.query_shard import SOURCES, Pairs, candidate_pairs, positive_rows
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.store import Manifest, Run
 from scoring.judge.judging import (
     OVER_BUDGET,
-    best_of_each,
-    best_ranks,
+    Asked,
+    Judge,
+    Judged,
+    Judging,
     check_name,
-    in_order,
-    judged_sources,
     judgments,
+    within_budget,
 )
 
 MEANT = 0.5  # p(yes) from which a vote is a yes
@@ -94,31 +93,17 @@ def judge_llm(run: Run, options: JudgeLlm, how: How) -> Manifest:
             f"--promote-at {options.promote_at} is below --drop-at {options.drop_at}; give one at"
             " least as high"
         )
-    sources, inputs = judged_sources(run, how)
     budget = Budget(options.max_requests, options.max_tokens_total)
     doors = [Door(run, model, budget) for model in models(options)]
-    model = fingerprint(
-        [*(door.model for door in doors), file_fingerprint(prompt_path(options.prompt))]
-    )
-    stage = Stage(
-        f"{run.JUDGES}/{options.name}",
-        "judgments",
-        options.record(),
-        inputs,
-        model=model,
-        grows=SOURCES,
-    )
-    keys = run.query_shards()
-
-    def prepare() -> Any:
-        # a model is loaded once: the cheap one answers for all shards before the next one comes
-        for number in range(len(doors) - 1):
-            for key in keys:
-                _asked(run, options, doors[: number + 1], prompt, sources, key)
-        return partial(_judge_shard, run, options, doors, prompt, sources)
-
-    return run_stage(
-        run, stage, prepare, keys, one_process(how), partial(_facts, run, options, prompt)
+    judging = Judging(run, options.name, afresh=True)
+    return judging.carry_out(
+        options,
+        one_process(how),
+        partial(_prepare, judging, LlmJudge(options, prompt, doors)),
+        model=fingerprint(
+            [*(door.model for door in doors), file_fingerprint(prompt_path(options.prompt))]
+        ),
+        facts=partial(_facts, judging, options, prompt),
     )
 
 
@@ -128,127 +113,109 @@ def models(options: JudgeLlm) -> list[Llm]:
     return [Llm(**shared, llm=name) for name in options.llm or (None,)]
 
 
-def _facts(run: Run, options: JudgeLlm, prompt: JudgePrompt) -> dict[str, Any]:
-    rows = [
-        table.filter(pc.equal(table["judge"], f"{options.name}.flips"))["score"]
-        for table in _tables(run, options)
-    ]
-    flips = np.concatenate([np.empty(0), *(column.drop_null().to_numpy() for column in rows)])
-    rate = {"flip_rate": round(float(flips.mean()), 4)} if len(flips) else {}
+def _facts(judging: Judging, options: JudgeLlm, prompt: JudgePrompt) -> dict[str, Any]:
+    tables = [judging.run.read(judging.folder, key) for key in judging.run.query_shards()]
+    rows = [table.filter(pc.equal(table["judge"], f"{options.name}.flips")) for table in tables]
+    flips = [table["score"].drop_null().to_numpy() for table in rows]
+    mean = np.concatenate([np.empty(0), *flips]).mean() if sum(map(len, flips)) else None
+    rate = {} if mean is None else {"flip_rate": round(float(mean), 4)}
     names = ", ".join(llm_name(model) for model in models(options))
     return {"llm": names, "prompt": prompt.title, "votes": options.votes, **rate}
 
 
-def _tables(run: Run, options: JudgeLlm) -> list[pa.Table]:
-    return [run.read(f"{run.JUDGES}/{options.name}", key) for key in run.query_shards()]
+def _prepare(judging: Judging, judge: "LlmJudge") -> Judge:
+    # a model is loaded once: the cheap one answers for all shards before the next one comes
+    for number in range(len(judge.doors) - 1):
+        for key in judging.run.query_shards():
+            judge.ask(judging.asked(key), judge.doors[: number + 1])
+    return judge.judge
 
 
-def _asked(
-    run: Run,
-    options: JudgeLlm,
-    doors: Sequence[Door],
-    prompt: JudgePrompt,
-    sources: list[str],
-    key: str,
-) -> tuple[Pairs, np.ndarray, np.ndarray, list[np.ndarray], list[str]]:
-    """Return all pairs of a shard, which are positives, which are asked about (positives and what
-    is within the budget), votes, and errors.
+class Votes(NamedTuple):
+    """What models said of the pairs of a shard.
 
-    Votes are for each model (p, votes) float64 of p(yes), nan where a model was not asked or gave
-    no answer.
+    Attributes:
+        within: which pairs were asked about: positives and what is within the budget (p,).
+        said: p(yes) by each model, (p, votes) float64; nan where it was not asked, or gave no
+            answer.
+        errors: why there is no answer (p,).
     """
-    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
-    query_ids, texts = queries["query_id"].to_pylist(), queries["text"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
-    pairs = candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
-    positive, within = (
-        np.isin(pairs.codes, positives[0] * len(corpus) + positives[1]),
-        np.ones(len(pairs.row), bool),
-    )
-    if options.max_pairs_per_query is not None:
-        ranks = np.where(positive, np.inf, best_ranks(run, pairs, sources, key))
-        within = positive | best_of_each(pairs, ranks, options.max_pairs_per_query)
-    errors, said, open_ = [""] * len(within), list[np.ndarray](), within.copy()
-    for door in doors:
-        said.append(_votes(door, prompt, options, pairs, texts, open_, errors))
-        mean = said[-1].mean(axis=1)
-        open_ = open_ & ~np.isnan(mean) & (mean > options.sure) & (mean < 1 - options.sure)
-    return pairs, positive, within, said, errors
+
+    within: np.ndarray
+    said: list[np.ndarray]
+    errors: list[str]
 
 
-def _votes(
-    door: Door,
-    prompt: JudgePrompt,
-    options: JudgeLlm,
-    pairs: Pairs,
-    texts: list[str],
-    which: np.ndarray,
-    errors: list[str],
-) -> np.ndarray:
-    places = np.flatnonzero(which)
-    documents = pairs.corpus.texts(pairs.row[places])
-    requests = [
-        Request(
-            prompt.system,
-            render(template, {"query": texts[query], "document": document}),
-            prompt.title,
-            labels=(prompt.yes, prompt.no),
-        )
-        for query, document in zip(
-            pairs.query[places].tolist(),
-            (shorten(text, options.max_words) for text in documents),
-            strict=True,
-        )
-        for template in prompt.templates[: options.votes]
-    ]
-    votes = np.full((len(which), options.votes), np.nan)
-    for number, answer in enumerate(door.ask(requests) if requests else []):
-        place, vote = places[number // options.votes], number % options.votes
-        if answer.error:
-            errors[place] = answer.error
-        else:
-            yes, no = answer.scores
-            votes[place, vote] = 1 / (1 + np.exp(np.clip(no - yes, -700, 700)))
-    return votes
+class LlmJudge(NamedTuple):
+    """Models with a prompt, cheap first, that judge a shard."""
 
+    options: JudgeLlm
+    prompt: JudgePrompt
+    doors: Sequence[Door]
 
-def _judge_shard(
-    run: Run,
-    options: JudgeLlm,
-    doors: Sequence[Door],
-    prompt: JudgePrompt,
-    sources: list[str],
-    key: str,
-) -> Shard:
-    pairs, positive, within, said, errors = _asked(run, options, doors, prompt, sources, key)
-    votes = said[0]
-    for later in said[1:]:
-        votes = np.where(np.isnan(later), votes, later)
-    score = votes.mean(axis=1)
-    flips = np.where(
-        np.isnan(score), np.nan, ((votes >= MEANT) != (score >= MEANT)[:, None]).mean(axis=1)
-    )
-    verdict = np.select(
-        [np.isnan(score) | positive, score >= options.promote_at, score >= options.drop_at],
-        ["", "promote", "drop"],
-        "keep",
-    )
-    reason = [
-        OVER_BUDGET if not asked else error if lost else ""
-        for asked, error, lost in zip(within, errors, np.isnan(score), strict=True)
-    ]
-    reason = [
-        "answers" if said in ("drop", "promote") else why
-        for said, why in zip(verdict.tolist(), reason, strict=True)
-    ]
-    parts = [
-        judgments(pairs, options.name, score, _texts(verdict.tolist()), _texts(reason)),
-        judgments(pairs, f"{options.name}.flips", flips),
-    ]
-    if len(said) > 1:
-        parts.append(judgments(pairs, f"{options.name}.first", said[0].mean(axis=1)))
-    drops = Counter(why for why, lost in zip(reason, np.isnan(score), strict=True) if lost)
-    return Shard({key: in_order(*parts)}, drops)
+    def ask(self, asked: Asked, doors: Sequence[Door]) -> Votes:
+        """Ask each model about what the one before is not sure of."""
+        within = within_budget(asked, self.options.max_pairs_per_query)
+        errors, said, unsure = [""] * len(within), list[np.ndarray](), within.copy()
+        for door in doors:
+            said.append(self._votes(door, asked, unsure, errors))
+            mean, sure = said[-1].mean(axis=1), self.options.sure
+            unsure = unsure & ~np.isnan(mean) & (mean > sure) & (mean < 1 - sure)
+        return Votes(within, said, errors)
+
+    def _votes(self, door: Door, asked: Asked, which: np.ndarray, errors: list[str]) -> np.ndarray:
+        prompt, count = self.prompt, self.options.votes
+        pairs = asked.pairs.take(which)
+        documents = asked.shard.documents.texts(pairs.row)
+        requests = [
+            Request(
+                prompt.system,
+                render(template, {"query": asked.shard.texts[query], "document": document}),
+                prompt.title,
+                labels=(prompt.yes, prompt.no),
+            )
+            for query, text in zip(pairs.query.tolist(), documents, strict=True)
+            for document in [shorten(text, self.options.max_words)]
+            for template in prompt.templates[:count]
+        ]
+        votes, places = np.full((len(which), count), np.nan), np.flatnonzero(which)
+        for number, answer in enumerate(door.ask(requests) if requests else []):
+            place = places[number // count]
+            if answer.error:
+                errors[place] = answer.error
+            else:
+                yes, no = answer.scores
+                votes[place, number % count] = 1 / (1 + np.exp(np.clip(no - yes, -700, 700)))
+        return votes
+
+    def judge(self, asked: Asked) -> Judged:
+        """Judge the pairs of a shard."""
+        name, pairs = self.options.name, asked.pairs
+        within, said, errors = self.ask(asked, self.doors)
+        votes = said[0]
+        for later in said[1:]:
+            votes = np.where(np.isnan(later), votes, later)
+        score = votes.mean(axis=1)
+        lost = np.isnan(score)
+        promote_at, drop_at = self.options.promote_at, self.options.drop_at
+        contrary = ((votes >= MEANT) != (score >= MEANT)[:, None]).mean(axis=1)
+        verdict = np.select(
+            [lost | pairs.positive, score >= promote_at, score >= drop_at],
+            ["", "promote", "drop"],
+            "keep",
+        ).tolist()
+        why = np.where(within, np.where(lost, errors, ""), OVER_BUDGET).tolist()
+        reason = [
+            "answers" if one in ("drop", "promote") else other
+            for one, other in zip(verdict, why, strict=True)
+        ]
+        parts = [
+            judgments(pairs, name, score, _texts(verdict), _texts(reason)),
+            judgments(pairs, f"{name}.flips", np.where(lost, np.nan, contrary)),
+        ]
+        if len(said) > 1:
+            parts.append(judgments(pairs, f"{name}.first", said[0].mean(axis=1)))
+        return parts, Counter(why for why, none in zip(reason, lost, strict=True) if none)
 
 
 def _texts(values: list[str]) -> pa.Array:

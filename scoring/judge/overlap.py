@@ -18,17 +18,13 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from miner.corpus import Shelf
 from miner.engine import How
-from miner.errors import UserError
 from miner.options import NAME, Options, option
-from miner.query_shard import SOURCES, Pairs, candidate_pairs, positive_rows
+from miner.query_shard import Pairs
 from miner.search.bm25 import hashes_of
 from miner.search.tokens import IndexBm25, tokenize
-from miner.store import Manifest, Run, Shard, Stage, run_stage
-from scoring.judge.judging import in_order, judged_sources, judgments, only_new
-
-STAGE = f"{Run.JUDGES}/overlap"
+from miner.store import Manifest, Run
+from scoring.judge.judging import Asked, Judged, Judging, judgments
 
 
 class JudgeOverlap(Options):
@@ -63,45 +59,27 @@ def judge_overlap(run: Run, options: JudgeOverlap, how: How) -> Manifest:
             tables.
     """
     run.tables()
-    folder = f"{run.INDEXES}/{options.index}"
-    index = run.need_current(folder, "index bm25")
-    if index.facts["kind"] != "bm25":
-        raise UserError(
-            f"{folder} is a {index.facts['kind']} index; `quarry judge overlap` wants one that"
-            " `quarry index bm25` made"
-        )
-    sources, inputs = judged_sources(run, how)
-    stage = Stage(
-        STAGE, "judgments", options.record(), inputs | {folder: index.fingerprint}, grows=SOURCES
-    )
-    return run_stage(
-        run, stage, lambda: partial(_judge_shard, run, folder, sources), run.query_shards(), how
+    index = run.need_index(options.index, "bm25")
+    return Judging(run, "overlap").carry_out(
+        options, how, lambda: partial(_judge, index.stage), inputs={index.stage: index.fingerprint}
     )
 
 
-def _judge_shard(run: Run, folder: str, sources: list[str], key: str) -> Shard:
-    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
-    query_ids = queries["query_id"].to_pylist()
-    positives = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
-    pairs, known = only_new(
-        run, STAGE, key, candidate_pairs(run, corpus, query_ids, sources, key).join(*positives)
-    )
-    score = overlap(run, folder, queries["text"].to_pylist(), pairs)
-    return Shard({key: in_order(known, judgments(pairs, "overlap", score))})
+def _judge(folder: str, asked: Asked) -> Judged:
+    return [judgments(asked.pairs, "overlap", overlap(folder, asked.pairs))], {}
 
 
-def overlap(run: Run, folder: str, texts: list[str], pairs: Pairs) -> np.ndarray:
-    """Return the overlap of pairs, (p,) float64 in [0, 1]; nan for a query without a word that the
-    corpus has.
+def overlap(folder: str, pairs: Pairs) -> np.ndarray:
+    """Return the overlap of pairs, (p,) float64 in [0, 1]; nan for a query without a word that
+    the corpus has.
 
     Args:
-        run: has the index.
         folder: of the BM25 index, such as "2_index/bm25".
-        texts: the queries.
-        pairs: p of them; their corpus may hold made documents, whose texts are cut into words now.
+        pairs: p of them; the texts of made documents are cut into words now.
     """
-    corpus, query, row, found = pairs.corpus, pairs.query, pairs.row, np.zeros(len(pairs.query))
-    words = query_words(run, folder, texts)
+    run, corpus, query, row = pairs.shard.run, pairs.shard.documents, pairs.query, pairs.row
+    found = np.zeros(len(pairs))
+    words = query_words(run, folder, pairs.shard.texts)
     indexed = corpus.count
     shard = np.where(row < indexed, row // corpus.shard_size, len(corpus.keys))
     # each document shard's pairs together, in order of query

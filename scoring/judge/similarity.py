@@ -10,17 +10,13 @@ from functools import partial
 
 import numpy as np
 
-from miner.corpus import Shelf
 from miner.engine import How
 from miner.models.encoder import encoder_facts, encoder_fingerprint, load_encoder
 from miner.models.hub import Encoder
-from miner.query_shard import SOURCES, candidate_pairs, positive_rows
-from miner.search.dense import Vectors, document_vectors, find_index
 from miner.search.topk import dots
-from miner.store import Manifest, Run, Shard, Stage, run_stage
-from scoring.judge.judging import in_order, judged_sources, judgments, only_new
-
-STAGE = f"{Run.JUDGES}/similarity"
+from miner.search.vectors import Vectors, document_vectors, find_index
+from miner.store import Manifest, Run
+from scoring.judge.judging import Asked, Judged, Judging, judgments
 
 
 class JudgeSimilarity(Encoder):
@@ -31,28 +27,16 @@ def judge_similarity(run: Run, options: JudgeSimilarity, how: How) -> Manifest:
     """Judge all pairs of all sources that are not judged yet: candidates, positives + encoder ->
     4_judgments/similarity.
     """
-    sources, inputs = judged_sources(run, how)
+    run.tables()
     options = target_encoder(run, options)
     index = find_index(run, options)
-    stage = Stage(
-        STAGE,
-        "judgments",
-        options.record(),
-        inputs,
-        model=encoder_fingerprint(options),
-        grows=SOURCES,
-    )
-    facts = {
-        **encoder_facts(options),
-        "vectors": f"{run.INDEXES}/{index}" if index else "encoded per shard",
-    }
-    return run_stage(
-        run,
-        stage,
-        lambda: partial(_judge_shard, run, options, sources, index),
-        run.query_shards(),
+    vectors = f"{run.INDEXES}/{index}" if index else "encoded per shard"
+    return Judging(run, "similarity").carry_out(
+        options,
         how,
-        lambda: facts,
+        lambda: partial(_judge, options, index),
+        model=encoder_fingerprint(options),
+        facts=lambda: {**encoder_facts(options), "vectors": vectors},
     )
 
 
@@ -68,65 +52,46 @@ def target_encoder(run: Run, options: JudgeSimilarity) -> JudgeSimilarity:
     )
 
 
-def _judge_shard(
-    run: Run, options: JudgeSimilarity, sources: list[str], index: str | None, key: str
-) -> Shard:
-    corpus, queries = Shelf(run, key), run.read(run.QUERIES, key)
-    query_ids = queries["query_id"].to_pylist()
-    positive_query, positive_row = positive_rows(corpus, query_ids, run.read(run.POSITIVES, key))
-    asked = candidate_pairs(run, corpus, query_ids, sources, key).join(positive_query, positive_row)
-    pairs, known = only_new(run, STAGE, key, asked)
-    candidates = pairs.take(~np.isin(pairs.codes, positive_query * len(corpus) + positive_row))
-
-    rows = np.unique(np.concatenate((pairs.row, positive_row)))
+def _judge(options: JudgeSimilarity, index: str | None, asked: Asked) -> Judged:
+    shard, pairs = asked.shard, asked.pairs
+    candidates = pairs.take(~pairs.positive)
+    rows = np.unique(np.concatenate((pairs.row, shard.positives[1])))
     if index:
-        query_vectors, vectors = (
-            np.ascontiguousarray(Vectors(run, index).queries(key)),
-            document_vectors(run, index, corpus, rows),
-        )
+        queries = np.ascontiguousarray(Vectors(shard.run, index).queries(shard.key))
+        vectors = document_vectors(shard.run, index, shard.documents, rows)
     else:
         encode = load_encoder(options)
-        query_vectors, vectors = (
-            encode(queries["text"].to_pylist(), "query"),
-            encode(corpus.texts(rows), "document"),
-        )
-    place, positive_place = (
-        np.searchsorted(rows, candidates.row),
-        np.searchsorted(rows, positive_row),
-    )
-    to_query = dots(query_vectors, pairs.query, vectors, np.searchsorted(rows, pairs.row))
-    to_positive = _nearest_positive(
-        vectors, candidates.query, place, positive_query, positive_place
-    )
-    new = (
-        judgments(pairs, "similarity", to_query),
-        judgments(candidates, "similarity.positive", to_positive),
-    )
-    return Shard({key: in_order(known, *new)})
+        queries = encode(shard.texts, "query")
+        vectors = encode(shard.documents.texts(rows), "document")
+    to_query = dots(queries, pairs.query, vectors, np.searchsorted(rows, pairs.row))
+    places = np.searchsorted(rows, candidates.row), np.searchsorted(rows, shard.positives[1])
+    to_positive = _nearest_positive(vectors, candidates.query, places, shard.positives[0])
+    said = judgments(candidates, "similarity.positive", to_positive)
+    return [judgments(pairs, "similarity", to_query), said], {}
 
 
 def _nearest_positive(
     vectors: np.ndarray,
     query: np.ndarray,
-    place: np.ndarray,
+    places: tuple[np.ndarray, np.ndarray],
     positive_query: np.ndarray,
-    positive_place: np.ndarray,
 ) -> np.ndarray:
-    """Return for each (query, document) the highest inner product of the document with a
-    positive of the query, (p,) float32.
+    """Return for each pair the highest inner product of its document with a positive of its query,
+    (p,) float32.
+
+    Args:
+        vectors: (d, dimensions) float32.
+        query: (p,) places of the pairs' queries.
+        places: of the pairs' documents (p,), and of the positives (m,), in `vectors`.
+        positive_query: (m,) places of the positives' queries, ascending.
     """
     # Positives lie in order of query, so those of one query are a slice: pair number i with each of
     # its query's positives in turn.
-    first, last = (
-        np.searchsorted(positive_query, query),
-        np.searchsorted(positive_query, query, side="right"),
-    )
+    document, positive_place = places
+    first, last = (np.searchsorted(positive_query, query, side) for side in ("left", "right"))
     nearest = np.full(len(query), -np.inf, np.float32)
     for turn in range(int((last - first).max(initial=0))):
-        positive = np.where(
-            first + turn < last,
-            positive_place[np.minimum(first + turn, len(positive_place) - 1)],
-            -1,
-        )
-        nearest = np.maximum(nearest, dots(vectors, place, vectors, positive))
+        at = positive_place[np.minimum(first + turn, len(positive_place) - 1)]
+        positive = np.where(first + turn < last, at, -1)
+        nearest = np.maximum(nearest, dots(vectors, document, vectors, positive))
     return nearest

@@ -14,9 +14,8 @@ from toy import HOW, rows, toy_run
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_table
-from scoring.judge import links as guards
-from scoring.judge.duplicates import judge_duplicates
-from scoring.judge.links import JudgeDuplicates
+from scoring.judge import links as module
+from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 
 IDS = [f"d{number:02d}" for number in range(1, 13)]
 ALL = {
@@ -239,7 +238,7 @@ identifiers = st.sampled_from([*IDS, "out", "far"])
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return toy_run(tmp_path_factory.mktemp("guards") / "run", **ALL)
+    return toy_run(tmp_path_factory.mktemp("links") / "run", **ALL)
 
 
 @settings(max_examples=30, deadline=None)
@@ -247,14 +246,12 @@ def whole(tmp_path_factory):
     st.lists(st.tuples(identifiers, identifiers), max_size=40),
     st.lists(st.tuples(identifiers, st.sampled_from("abc")), max_size=12),
 )
-def test_ties_are_those_of_a_plain_reference(whole, links, labels):
+def test_links_are_those_of_a_plain_reference(whole, links, labels):
     links, labels = [("d01", "d02"), *links], [("d12", "z"), *labels]
     folder, mine = whole.path / "given", ["d03", "d05"]
     folder.mkdir(exist_ok=True)
-    options = JudgeDuplicates(
-        links=write(folder / "l.tsv", links), labels=write(folder / "k.tsv", labels)
-    )
-    guards.write_guards(whole, options, folder)
+    files = write(folder / "l.tsv", links), write(folder / "k.tsv", labels)
+    module.write_links(whole, *files, None, folder)
 
     def linked(doc_id):
         return any((doc_id, positive) in links or (positive, doc_id) in links for positive in mine)
@@ -277,8 +274,8 @@ def test_ties_are_those_of_a_plain_reference(whole, links, labels):
         (np.array([0, 0, 1]), np.array([2, 4, 7])),
     )
     found = {
-        ties.reason: guards.tied(ties, pairs, positives).tolist()
-        for ties in guards.open_guards(folder)
+        tied.reason: module.linked(tied, pairs, positives).tolist()
+        for tied in module.open_links(folder)
     }
     others = [place for place, doc_id in enumerate(IDS) if doc_id not in mine]
     for plain in (linked, co_cited, same_label):
@@ -293,7 +290,7 @@ def test_neither_shards_nor_workers_nor_the_order_of_lines_change_a_byte(tmp_pat
     for number, (how, queries, documents, links) in enumerate(
         [(HOW, 10, 20, LINKS), (How(workers=2), 2, 5, LINKS), (HOW, 1, 3, LINKS[::-1])]
     ):
-        monkeypatch.setattr(guards, "CHUNK", documents)
+        monkeypatch.setattr(module, "CHUNK", documents)
         run = toy_run(
             tmp_path / str(number), **ALL, shard_queries=queries, shard_documents=documents
         )
