@@ -2,7 +2,7 @@
 candidates. What mines and what judges works shard by shard, from this.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +14,18 @@ from miner.corpus import Corpus, Documents
 from miner.store import Run
 from miner.tables import CANDIDATES, conform
 
+IDS = ("query_id", "doc_id")
 BLOCK = 8192  # documents whose texts are read at once
+
+
+def _look_up(column: pa.ChunkedArray, look_up: Callable[[list[str]], np.ndarray]) -> np.ndarray:
+    """Return what `look_up` gives for each text of a column; it is asked for each distinct one
+    once.
+    """
+    ids = column.combine_chunks()
+    ids = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
+    found = look_up(ids.dictionary.to_pylist())
+    return found[ids.indices.to_numpy(zero_copy_only=False)]
 
 
 class QueryShard:
@@ -48,7 +59,7 @@ class QueryShard:
     @cached_property
     def positives(self) -> tuple[np.ndarray, np.ndarray]:
         """Places and rows of the positives, in order of query, then document, both (m,) int64."""
-        return self.places(self.run.read(Run.POSITIVES, self.key))
+        return self.places(self.run.read(Run.POSITIVES, self.key, IDS))
 
     def places(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Return place and row of each line of a table (query_id, doc_id, …), both int64; the row
@@ -58,8 +69,12 @@ class QueryShard:
             KeyError: it names a query of another shard: a stage wrote it wrong.
         """
         place = {query_id: number for number, query_id in enumerate(self.query_ids)}
-        query = [place[query_id] for query_id in table["query_id"].to_pylist()]
-        return np.array(query, np.int64), self.documents.rows(table["doc_id"].to_pylist())
+        return (
+            _look_up(
+                table["query_id"], lambda ids: np.array([place[one] for one in ids], np.int64)
+            ),
+            _look_up(table["doc_id"], self.documents.rows),
+        )
 
     def codes(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Return a number that stands for each pair, in their order; -1 where the row is."""
@@ -84,7 +99,7 @@ class QueryShard:
         """
         parts = [self.positives] if positives else []
         for source in sources:
-            table = self.run.read(f"{Run.SOURCES}/{source}", self.key)
+            table = self.run.read(f"{Run.SOURCES}/{source}", self.key, IDS)
             parts.append(self.places(table))
             if (parts[-1][1] < 0).any():
                 doc_id = table["doc_id"][int(np.argmin(parts[-1][1]))]

@@ -39,6 +39,8 @@ from miner.files import (
 PLAN, MANIFEST = "_plan.json", "_manifest.json"
 DROPS = b"quarry.drops"
 # shards of a stage that grows, set aside until all of them are made from the new inputs
+# columns whose few distinct texts come again and again
+ENCODED = {"query_id", "doc_id", "source", "judge", "verdict", "reason"}
 BEFORE = "_before"
 COUNTS = "_counts"  # what JSON lines cannot carry themselves: rows and drops of each such shard
 Content: TypeAlias = "pa.Table | np.ndarray | str"
@@ -257,9 +259,15 @@ class Run:
         """Return the keys of the query shards, in order."""
         return shard_keys(self.tables().facts["query_shards"])
 
-    def read(self, folder: str, key: str) -> pa.Table:
-        """Read one shard of a table, such as read("3_candidates/bm25", "00000")."""
-        return pq.read_table(self.path / folder / f"{key}.parquet", partitioning=None)
+    def read(self, folder: str, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one shard of a table, such as read("3_candidates/bm25", "00000"), or some of its
+        columns; texts of these then come as dictionaries, each distinct one once.
+        """
+        file = self.path / folder / f"{key}.parquet"
+        if columns is None:
+            return pq.read_table(file, partitioning=None)
+        names, texts = list(columns), [name for name in columns if name in ENCODED]
+        return pq.read_table(file, columns=names, read_dictionary=texts, partitioning=None)
 
     def read_before(self, folder: str, key: str) -> pa.Table | None:
         """Read what a shard of a stage that grows held before its inputs changed; None if it

@@ -3,7 +3,7 @@ gathered here.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,97 +11,89 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from miner.corpus import Documents
 from miner.errors import UserError
 from miner.search.vectors import document_vectors
 from miner.store import Run
-from scoring.recipe import SIMILARITY, Recipe, database, judged
+from scoring.judgments import read_judgments
+from scoring.recipe import SIMILARITY, Recipe
+from scoring.rules import Candidates
 from scoring.samplers import SAMPLERS, Cells, Pool
 
 # The draw depends on the seed and the ids alone: 52 bits of a hash, and never 0 or 1.
-SURVIVORS = """
-SELECT query_id, doc_id, min(rank * {sources} + place) AS turn, any_value(s_0) AS score,
-    ((md5_number_lower('{seed}' || chr(31) || query_id || chr(31) || doc_id) >> 12)::DOUBLE + 0.5) /
-        4503599627370496 AS draw
-FROM graded WHERE step = {passed} GROUP BY query_id, doc_id ORDER BY query_id, turn, doc_id
+DRAW = """
+SELECT ((md5_number_lower($seed || chr(31) || query_id || chr(31) || doc_id) >> 12)::DOUBLE + 0.5)
+    / 4503599627370496 AS draw
+FROM survivors ORDER BY place
 """
 
 
-def survivors(db: duckdb.DuckDBPyConnection, recipe: Recipe, passed: int) -> pa.Table:
-    """Return each document that passed all rules once, query after query, with its turn, score
-    and draw.
+@dataclass(frozen=True)
+class Survivors:
+    """The pairs of a shard that passed all rules, each once, in order of query, then document.
+
+    Attributes:
+        found: the candidates.
+        codes: of the pairs (s,) int64, ascending.
+        turn: (s,) int64, the lowest comes first in order of retrieval ranks; unique in a query.
+        score: by the recipe's judge (s,).
     """
-    text = SURVIVORS.format(sources=len(recipe.quotas), seed=recipe.options.seed, passed=passed)
-    return db.sql(text).to_arrow_table()
+
+    found: Candidates
+    codes: np.ndarray
+    turn: np.ndarray
+    score: np.ndarray
+
+    @classmethod
+    def of(cls, found: Candidates, passed: np.ndarray) -> "Survivors":
+        """Gather the candidates that passed (n,)."""
+        codes, first, place = np.unique(found.codes[passed], return_index=True, return_inverse=True)
+        turns = found.rank * len(found.recipe.quotas) + found.source
+        turn = np.full(len(codes), np.iinfo(np.int64).max)
+        np.minimum.at(turn, place, turns[passed])
+        return cls(found, codes, turn, found.scores(0)[passed][first])
+
+    def draws(self) -> np.ndarray:
+        """Return a uniform number of each pair (s,)."""
+        shard, size = self.found.shard, len(self.found.shard.documents)
+        query_ids = pa.array(shard.query_ids, pa.string()).take(pa.array(self.codes // size))
+        columns = {
+            "query_id": query_ids,
+            "doc_id": shard.documents.doc_ids(self.codes % size),
+            "place": pa.array(np.arange(len(self.codes))),
+        }
+        with duckdb.connect(config={"threads": 1}) as db:
+            db.register("survivors", pa.table(columns))
+            seed = {"seed": str(self.found.recipe.options.seed)}
+            drawn = db.sql(DRAW, params=seed).fetchnumpy()["draw"]
+        return np.asarray(drawn, np.float64)
+
+    def surface(self) -> np.ndarray:
+        """Return the lexical overlap of each pair (s,); 0 for a query without a known word."""
+        return np.nan_to_num(read_judgments(self.found.shard, "overlap").scores(self.codes))
 
 
-def positions(run: Run, recipe: Recipe, cells: Cells | None, key: str, found: pa.Table) -> pa.Table:
-    """Return the survivors' positions by the recipe's sampler: query_id, doc_id, position; 0 is
-    left out.
-    """
+def positions(recipe: Recipe, cells: Cells | None, survivors: Survivors) -> np.ndarray:
+    """Return the survivors' positions by the recipe's sampler (s,) int64; 0 is left out."""
     options, sampler = recipe.options, SAMPLERS[recipe.options.sampler]
-    place = {
-        query_id: number
-        for number, query_id in enumerate(sorted(set(found["query_id"].to_pylist())))
-    }
-    query = np.array([place[query_id] for query_id in found["query_id"].to_pylist()], np.int64)
-    pool = Pool(query, *(found[name].to_numpy() for name in ("turn", "draw", "score")))
+    if not len(survivors.codes):
+        return np.empty(0, np.int64)
+    shard, size = survivors.found.shard, len(survivors.found.shard.documents)
+    query = survivors.codes // size
+    pool = Pool(query, survivors.turn, survivors.draws(), survivors.score)
     if "positives" in sampler.needs:
-        positive_query, positive_score = _positives(run, recipe, key, place)
-        pool = replace(pool, positive_query=positive_query, positive_score=positive_score)
+        known = read_judgments(shard, recipe.judges[0]).scores(shard.codes(*shard.positives))
+        pool = replace(pool, positive_query=shard.positives[0], positive_score=known)
     if "weight" in sampler.needs and cells is not None:
-        pool = replace(
-            pool,
-            weight=cells.weigh(
-                _surface(run, key, found), found["score"].to_numpy(), options.weight_cap
-            ),
-        )
+        weight = cells.weigh(survivors.surface(), survivors.score, options.weight_cap)
+        pool = replace(pool, weight=weight)
     if "vectors" in sampler.needs:
-        documents, index = Documents(run, key), vectors_of(run)
-        vectors = document_vectors(
-            run, index, documents, documents.rows(found["doc_id"].to_pylist())
-        )
+        rows = survivors.codes % size
+        vectors = document_vectors(shard.run, vectors_of(shard.run), shard.documents, rows)
         pool = replace(pool, vectors=lambda places: vectors[places])
-    quotas = [quota.most for quota in recipe.quotas]
-    most = (
-        options.negatives
-        if all(quota is None or quota >= (options.negatives or 0) for quota in quotas)
-        else None
-    )
-    position = sampler.order(pool, options, most) if len(found) else np.empty(0, np.int64)
-    return found.select(["query_id", "doc_id"]).append_column(
-        "position", pa.array(position, pa.int64())
-    )
-
-
-def _positives(
-    run: Run, recipe: Recipe, key: str, place: dict[str, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    with database(
-        positives=run.read(run.POSITIVES, key), judged=judged(run, recipe.judges[0], key)
-    ) as db:
-        rows = db.sql(
-            "SELECT query_id, doc_id, score FROM positives LEFT JOIN judged USING (query_id,"
-            " doc_id) ORDER BY query_id, doc_id"
-        )
-        table = rows.to_arrow_table()
-    query = np.array(
-        [place.get(query_id, -1) for query_id in table["query_id"].to_pylist()], np.int64
-    )
-    return query[query >= 0], table["score"].to_numpy()[query >= 0].astype(np.float64)
-
-
-def _surface(run: Run, key: str, found: pa.Table) -> np.ndarray:
-    """Return the lexical overlap of survivors (c,); 0 for a query without a known word."""
-    with database(
-        found=found.append_column("row", pa.array(np.arange(len(found)))),
-        judged=judged(run, "overlap", key),
-    ) as db:
-        rows = db.sql(
-            "SELECT coalesce(judged.score, 0)::DOUBLE AS s FROM found LEFT JOIN judged USING"
-            " (query_id, doc_id) ORDER BY row"
-        )
-        return rows.to_arrow_table()["s"].to_numpy()
+    # where no quota bites, no more than this of a query is asked for
+    wanted = options.negatives or 0
+    within = all(quota.most is None or quota.most >= wanted for quota in recipe.quotas)
+    return sampler.order(pool, options, options.negatives if within else None)
 
 
 def vectors_of(run: Run) -> str:
@@ -118,35 +110,20 @@ def vectors_of(run: Run) -> str:
     return name
 
 
-def count_cells(run: Run, recipe: Recipe, survivors_of: Callable[[str], pa.Table]) -> Cells:
+def count_cells(recipe: Recipe, survivors: Callable[[], Iterator[Survivors]]) -> Cells:
     """Count the survivors of all shards by cell. Score bins lie between the lowest and the highest
     score of any survivor.
 
     Raises:
         UserError: no candidate passes the rules.
     """
-    bounds = [
-        (float(score.min()), float(score.max()))
-        for score in _scores(run, survivors_of)
-        if len(score)
-    ]
+    bounds = [(one.score.min(), one.score.max()) for one in survivors() if len(one.score)]
     if not bounds:
         raise UserError(
             f"no candidate passes the rules of set {recipe.options.name}; `quarry select …"
             " --dry-run` shows at which they fail"
         )
     low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-    count = partial(Cells.count, bins=recipe.options.bins, low=low, high=high)
-    counts: Iterator[Cells] = (
-        count(_surface(run, key, found), found["score"].to_numpy())
-        for key in run.query_shards()
-        if len(found := survivors_of(key))
-    )
-    total = next(counts)
-    for cells in counts:
-        total += cells
-    return total
-
-
-def _scores(run: Run, survivors_of: Callable[[str], pa.Table]) -> Iterator[np.ndarray]:
-    return (survivors_of(key)["score"].to_numpy() for key in run.query_shards())
+    count = partial(Cells.count, bins=recipe.options.bins, low=float(low), high=float(high))
+    first, *others = (count(one.surface(), one.score) for one in survivors() if len(one.score))
+    return sum(others, first)

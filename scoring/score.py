@@ -19,11 +19,13 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_table
 from miner.options import Options, option
+from miner.query_shard import IDS, QueryShard
 from miner.store import Manifest, Run, Shard, Stage, run_stage
 from miner.tables import METRICS, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
+from scoring.judgments import Judgments, read_judgments
 from scoring.probe import probe_set, rows_of
-from scoring.recipe import database, judged, require_judged
+from scoring.recipe import require_judged
 from scoring.sets import need_set
 
 FOLDER, SETS, SOURCES = Run.METRICS, f"{Run.METRICS}/_per_query", f"{Run.METRICS}/_sources"
@@ -205,48 +207,39 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
     )
 
 
-SCORES = """
-WITH scores AS (SELECT query_id, doc_id, score::DOUBLE AS s FROM judged WHERE isfinite(score)),
-n AS (SELECT query_id, list(s ORDER BY rank) AS negative FROM negatives
-    JOIN scores USING (query_id, doc_id) GROUP BY query_id),
-p AS (SELECT query_id, list(s ORDER BY doc_id) AS positive FROM positives
-    JOIN scores USING (query_id, doc_id) GROUP BY query_id)
-SELECT query_id, coalesce(positive, []) AS positive, coalesce(negative, []) AS negative
-FROM queries LEFT JOIN p USING (query_id) LEFT JOIN n USING (query_id) ORDER BY query_id
-"""
-
-
 def _sum_shard(run: Run, name: str, hinge: bool, key: str) -> Shard:
     """Sum one shard of a set query by query, and count its scores and margins in bins; pairs
     without a finite score are dropped.
     """
-    tables = {
-        "queries": run.read(run.QUERIES, key),
-        "positives": run.read(run.POSITIVES, key),
-        "negatives": run.read(f"{run.SETS}/{name}", key),
-        "judged": judged(run, "similarity", key),
-    }
-    with database(**tables) as db:
-        scores = db.sql(SCORES).to_arrow_table()
-    positives = [np.array(values) for values in scores["positive"].to_pylist()]
-    negatives = [np.array(values) for values in scores["negative"].to_pylist()]
+    shard = QueryShard(run, key)
+    judged = read_judgments(shard, "similarity")
+    chosen = run.read(f"{run.SETS}/{name}", key, [*IDS, "rank"])
+    query, row = shard.places(chosen)
+    order = np.lexsort((chosen["rank"].to_numpy(), query))
+    positives, positive_drops = _by_query(shard, shard.positives, judged)
+    negatives, negative_drops = _by_query(shard, (query[order], row[order]), judged)
     pairs = list(zip(positives, negatives, strict=True))
-    sums = np.array(
-        [query_sums(positive, negative, hinge) for positive, negative in pairs]
-    ).reshape(-1, len(COLUMNS))
-    per_query = pa.table(
-        {"query_id": scores["query_id"]}
-        | {column: sums[:, place] for place, column in enumerate(COLUMNS)}
-    )
+    sums = np.array([query_sums(positive, negative, hinge) for positive, negative in pairs])
+    sums = sums.reshape(-1, len(COLUMNS))
+    columns = {column: sums[:, place] for place, column in enumerate(COLUMNS)}
+    per_query = pa.table({"query_id": pa.array(shard.query_ids, pa.string()), **columns})
     raw = (margins(positive, negative, hinge=False).ravel() for positive, negative in pairs)
     histograms = {"s_n": negatives, "s_p": positives, "margin": raw}
-    unscored = (
-        len(tables["negatives"]) + len(tables["positives"]) - sum(len(p) + len(n) for p, n in pairs)
-    )
+    unscored = positive_drops + negative_drops
     return Shard(
         {f"_histograms/{key}": _histograms(histograms), key: per_query},
         {"no_score": unscored} if unscored else {},
     )
+
+
+def _by_query(
+    shard: QueryShard, pairs: tuple[np.ndarray, np.ndarray], judged: Judgments
+) -> tuple[list[np.ndarray], int]:
+    """Return the scores of each query's pairs, in their order, and how many pairs have none."""
+    score = judged.scores(shard.codes(*pairs))
+    known = ~np.isnan(score)
+    ends = np.searchsorted(pairs[0][known], np.arange(1, len(shard.query_ids)))
+    return np.split(score[known], ends) if shard.query_ids else [], int((~known).sum())
 
 
 def query_sums(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.ndarray:

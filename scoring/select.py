@@ -1,55 +1,31 @@
 """candidates + judgments -> sets: the only place that keeps, drops or promotes, by a recipe, and
 each with its reason.
 
-A candidate meets the rules in this order, and the first that it fails is its reason:
-
-    positive            it is a positive of the query, by id
-    same_text, near_duplicate, contains_positive, equals_query, linked, co_cited, same_label   as
-    judge duplicates says, if it was asked
-    near_positive       its vector is a near-copy of a positive's, if judge similarity was asked
-    promote:JUDGE       judges call it relevant: it is written apart, in `_promoted`
-    drop:JUDGE          a judge of the recipe says so itself
-    other_positive      it is a positive of another query, and the recipe wants none
-    min_rank, max_rank  its rank in the source's own answer, before anything is left out
-    no_score            a rule below needs a score, of it or of the query's positives, that is
-                        null or not finite
-    absolute_margin, percent_margin, percentile_margin, min_score, max_score   its score s_n against
-    s_p, the query's lowest positive
-    SAMPLER             the sampler of the recipe leaves it out (quantile, eci)
-    quota               more than K of the source remain: the sampler's order decides which K
-    negatives           the mixture has more than N
-
-Rules of another judge than `--judge` have ":JUDGE" after their name. The sampler `top` takes each
-source's candidates in order of rank, and sources by turns: everyone's first, in the order of the
-recipe, then everyone's second. Any other sampler puts the survivors of all sources in one order,
-each document once; a source's K are its first K in that order. Either way a document of two sources
-is one negative, and the slot that it had in the other source is not filled again.
+A candidate meets the rules of `scoring.rules` in order, and the first that it fails is its reason.
+The sampler `top` takes each source's candidates in order of rank, and sources by turns: everyone's
+first, in the order of the recipe, then everyone's second. Any other sampler puts the survivors of
+all sources in one order, each document once; a source's K are its first K in that order. Either way
+a document of two sources is one negative, and the slot that it had in the other source is not
+filled again.
 """
 
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from typing import Any, NamedTuple
 
-import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.engine import How
+from miner.query_shard import QueryShard
 from miner.store import Manifest, Run, Shard, Stage, run_stage
-from miner.tables import JUDGMENTS, PROMOTED, REJECTED, SETS, conform
+from miner.tables import PROMOTED, REJECTED, SETS, conform
 from scoring.options import Select
-from scoring.pool import count_cells, positions, survivors
-from scoring.recipe import (
-    DUPLICATES,
-    NEAREST,
-    Recipe,
-    database,
-    judged,
-    percentiles,
-    read_recipe,
-    rules,
-)
+from scoring.pool import Survivors, count_cells, positions
+from scoring.recipe import Recipe, percentiles, read_recipe
+from scoring.rules import Candidates, Numbers, Rule, rules
 from scoring.samplers import SAMPLERS, Cells
 
 
@@ -58,12 +34,12 @@ class Prepared(NamedTuple):
 
     Attributes:
         percentile: judge -> the score that stands for its percentile margin.
-        all_positives: doc_ids of all positives of the run; None where no rule asks.
+        others: rows of all positives of the run; None where no rule asks.
         cells: of the sampler `propensity`.
     """
 
     percentile: dict[str, float]
-    all_positives: pa.Table | None
+    others: np.ndarray | None
     cells: Cells | None = None
 
 
@@ -79,22 +55,18 @@ def select(run: Run, options: Select, how: How) -> Manifest:
     """
     recipe = read_recipe(run, options)
     stage = Stage(f"{run.SETS}/{options.name}", "sets", options.record(), recipe.inputs, cheap=True)
-    facts: dict[str, Any] = {
-        "protected_by": recipe.protected_by,
-        "mixture": "by turns, one negative of each source",
-    }
-    if options.sampler != "top":
-        facts["mixture"] = f"one order of all sources, by sampler {options.sampler}"
+    prepared = cache(partial(prepare, run, recipe))
 
-    def task() -> Callable[[str], Shard]:
-        prepared = prepare(run, recipe)
-        facts.update(_facts(recipe, prepared))
-        return partial(_select_shard, run, recipe, prepared)
+    def facts() -> dict[str, Any]:
+        mixture = "by turns, one negative of each source"
+        if options.sampler != "top":
+            mixture = f"one order of all sources, by sampler {options.sampler}"
+        told = {"protected_by": recipe.protected_by, "mixture": mixture}
+        others = _count_other_positives(run, stage.folder)
+        return told | _facts(recipe, prepared()) | {"other_positives": others}
 
-    def then() -> dict[str, Any]:
-        return facts | {"other_positives": _count_other_positives(run, stage.folder)}
-
-    return run_stage(run, stage, task, run.query_shards(), how, then)
+    task = lambda: partial(_select_shard, run, recipe, prepared())  # noqa: E731
+    return run_stage(run, stage, task, run.query_shards(), how, facts)
 
 
 def preview(run: Run, options: Select) -> dict[str, Any]:
@@ -112,51 +84,55 @@ def preview(run: Run, options: Select) -> dict[str, Any]:
     recipe = read_recipe(run, options)
     prepared, queries = prepare(run, recipe), 0
     rows, drops = Counter({"sets": 0, "rejected": 0}), Counter[str]()
-    fates = Counter[tuple[str, int, str]]()
+    fates = Counter[tuple[int, int, str]]()
     for key in run.query_shards():
-        chosen = choose(run, recipe, prepared, key)
-        queries += len(pc.unique(chosen.kept["query_id"]))
-        rows.update(sets=len(chosen.kept), rejected=len(chosen.rejected))
+        fate = choose(run, recipe, prepared, key)
+        kept, rejected, promoted = fate.tables()
+        queries += len(pc.unique(kept["query_id"]))
+        rows.update(sets=len(kept), rejected=len(rejected))
         if recipe.promote:
-            rows.update(promoted=len(chosen.promoted))
-        drops.update(chosen.drops)
-        fates.update(chosen.fates)
+            rows.update(promoted=len(promoted))
+        drops.update(_drops(rejected, promoted))
+        fates.update(fate.fates())
+    names = [quota.source for quota in recipe.quotas]
     return {
         "set_name": options.name,
         "rows": dict(rows),
         "queries": queries,
         "drops": dict(sorted(drops.items())),
         "protected_by": recipe.protected_by,
-        "funnel": {quota.source: _funnel(fates, quota.source) for quota in recipe.quotas},
+        "funnel": {name: _funnel(fates, place) for place, name in enumerate(names)},
     }
 
 
-def _funnel(fates: Counter[tuple[str, int, str]], source: str) -> dict[str, int]:
+def _funnel(fates: Counter[tuple[int, int, str]], source: int) -> dict[str, int]:
     """Count by fate, which may be met at two steps; the fates are those of any source, so that
     sources can be set side by side.
     """
-    found = dict.fromkeys(
-        [fate for _, _, fate in sorted(fates, key=lambda fate: fate[1:]) if fate != "kept"]
-        + ["kept"],
-        0,
-    )
-    for (name, _, fate), count in fates.items():
-        found[fate] += count if name == source else 0
+    ordered = [fate for _, _, fate in sorted(fates, key=lambda fate: fate[1:]) if fate != "kept"]
+    found = dict.fromkeys([*ordered, "kept"], 0)
+    for (place, _, fate), count in fates.items():
+        found[fate] += count if place == source else 0
     return {"candidates": sum(found.values()), **found}
 
 
 def prepare(run: Run, recipe: Recipe) -> Prepared:
     """Compute what needs all shards."""
-    everyones = _all_positives(run) if recipe.options.drop_other_positives else None
-    prepared = Prepared(percentiles(run, recipe), everyones)
+    others = None
+    if recipe.options.drop_other_positives:
+        shards = (QueryShard(run, key, made=False) for key in run.query_shards())
+        others = np.unique(np.concatenate([shard.positives[1] for shard in shards]))
+    prepared = Prepared(percentiles(run, recipe), others)
     if "weight" not in SAMPLERS[recipe.options.sampler].needs:
         return prepared
 
-    def survivors_of(key: str) -> pa.Table:
-        with graded(run, recipe, prepared, key) as db:
-            return survivors(db, recipe, len(rules(recipe, prepared.percentile)) + 1)
+    def survivors() -> Iterator[Survivors]:
+        for key in run.query_shards():
+            found = Candidates.read(QueryShard(run, key), recipe)
+            passed = _steps(rules(found, prepared.percentile, prepared.others), found)[1]
+            yield Survivors.of(found, passed)
 
-    return prepared._replace(cells=count_cells(run, recipe, survivors_of))
+    return prepared._replace(cells=count_cells(recipe, survivors))
 
 
 def _facts(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
@@ -165,243 +141,231 @@ def _facts(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     )
     if prepared.cells is not None:
         counts, cap = prepared.cells.counts, recipe.options.weight_cap
-        facts |= {
-            "survivors": int(counts.sum()),
-            "effective_sample_size": round(prepared.cells.effective_sample_size(cap), 1),
-        }
+        size = prepared.cells.effective_sample_size(cap)
+        facts |= {"survivors": int(counts.sum()), "effective_sample_size": round(size, 1)}
     return facts
-
-
-def _all_positives(run: Run) -> pa.Table:
-    return pa.table(
-        {
-            "doc_id": pc.unique(
-                pa.concat_tables(_positives(run, key) for key in run.query_shards())["doc_id"]
-            )
-        }
-    )
-
-
-def _positives(run: Run, key: str) -> pa.Table:
-    return run.read(run.POSITIVES, key).select(["query_id", "doc_id"])
 
 
 def _count_other_positives(run: Run, folder: str) -> int:
     """Count the negatives of a set that are positives of another query: by id none is one of its
     own.
     """
-    positives = (
-        _all_positives(run)["doc_id"].combine_chunks()
-        if run.query_shards()
-        else pa.array([], pa.string())
-    )
-    return sum(
-        pc.sum(pc.is_in(run.read(folder, key)["doc_id"], positives)).as_py() or 0
-        for key in run.query_shards()
-    )
-
-
-FACTS = """
-CREATE TEMP TABLE graded AS
-WITH facts AS (
-    SELECT candidates.*, {columns}, positives.doc_id IS NOT NULL AS is_positive, copies.reason AS
-        copy, copies.score AS copy_score,
-        near.score::DOUBLE AS nearest, everyones.doc_id IS NOT NULL AS is_other_positive
-    FROM candidates
-    {joins}
-    LEFT JOIN positives USING (query_id, doc_id)
-    LEFT JOIN copies USING (query_id, doc_id)
-    LEFT JOIN near USING (query_id, doc_id)
-    LEFT JOIN everyones USING (doc_id)
-)
-SELECT *, CASE {steps} ELSE {passed} END AS step FROM facts
-"""
-# Of judge number {i}: the score, verdict and reason of a candidate, and the lowest score of the
-# query's positives, null if one has none.
-SCORES = """
-LEFT JOIN (
-    SELECT query_id, doc_id, CASE WHEN isfinite(score)
-        THEN score::DOUBLE END AS s_{i}, verdict AS v_{i}, reason AS r_{i} FROM judged_{i}
-) AS scores_{i} USING (query_id, doc_id)
-LEFT JOIN (
-    SELECT query_id, CASE WHEN count(*) = count(s) THEN min(s) END AS p_{i}
-    FROM positives LEFT JOIN (
-        SELECT query_id, doc_id, CASE WHEN isfinite(score) THEN score::DOUBLE END AS s
-            FROM judged_{i}
-    ) USING (query_id, doc_id) GROUP BY query_id
-) AS lowest_{i} USING (query_id)
-"""
-PICK = """
-CREATE TEMP TABLE picked AS
-WITH placed AS (
-    SELECT *, CASE WHEN step = {passed} THEN row_number() OVER (PARTITION BY query_id, place, step
-        ORDER BY {order}, doc_id) END AS slot
-    FROM graded
-)
-SELECT *, coalesce(slot <= most, step = {passed}) AS picked FROM placed
-"""
-# By turns, a pair's turn is its slot in a source's own selection, then the source's place in the
-# recipe.
-MIX = """
-CREATE TEMP TABLE mixed AS
-SELECT query_id, doc_id, row_number() OVER (PARTITION BY query_id ORDER BY min({mix})) AS turn
-FROM picked WHERE picked GROUP BY query_id, doc_id
-"""
-KEEP = """
-SELECT query_id, doc_id, '{name}' AS set_name, list({{'source': source, 'rank': rank, 'score':
-    score}} ORDER BY place) AS sources,
-    turn AS rank, any_value(s_0) AS score, any_value(p_0) AS positive_score, 1.0 AS weight
-FROM picked JOIN mixed USING (query_id, doc_id)
-WHERE turn <= {negatives} GROUP BY query_id, doc_id, turn ORDER BY query_id, turn
-"""
-REJECT = """
-SELECT query_id, doc_id, '{name}' AS set_name, {fate} AS reason,
-    CASE WHEN picked THEN turn WHEN step = {passed} THEN slot
-        ELSE CASE step {values} END END::DOUBLE AS value,
-    CASE WHEN picked THEN {negatives} WHEN step = {passed} THEN most
-        ELSE CASE step {thresholds} END END::DOUBLE AS threshold
-FROM picked LEFT JOIN mixed USING (query_id, doc_id)
-WHERE coalesce(turn > {negatives}, true)
-QUALIFY row_number() OVER (PARTITION BY query_id, doc_id ORDER BY picked DESC, step DESC, place) = 1
-ORDER BY query_id, doc_id
-"""
-FATE = (
-    "CASE WHEN picked THEN 'negatives' WHEN step = {passed} THEN 'quota' ELSE CASE step {reasons}"
-    " END END"
-)
-FATES = """
-SELECT source, CASE WHEN turn <= {negatives} THEN {passed} + 2 + picked::INT
-    ELSE step + picked::INT END AS step,
-    CASE WHEN turn <= {negatives} AND picked THEN 'kept' WHEN turn <= {negatives}
-        THEN 'kept from another source' ELSE {fate} END AS fate,
-    count(*) AS rows
-FROM picked LEFT JOIN mixed USING (query_id, doc_id) GROUP BY ALL
-"""
-
-
-class Chosen(NamedTuple):
-    """What a recipe makes of one shard.
-
-    Attributes:
-        kept: rows of `sets`.
-        rejected: rows of `rejected`.
-        promoted: rows of `promoted`.
-        drops: reason -> rows of both.
-        fates: (source, step, what became of a candidate there) -> rows.
-    """
-
-    kept: pa.Table
-    rejected: pa.Table
-    promoted: pa.Table
-    drops: dict[str, int]
-    fates: dict[tuple[str, int, str], int]
+    keys = run.query_shards()
+    tables = [run.read(run.POSITIVES, key).select(["doc_id"]) for key in keys]
+    positives = pc.unique(pa.concat_tables(tables)["doc_id"].combine_chunks())
+    found = (pc.is_in(run.read(folder, key)["doc_id"], positives) for key in keys)
+    return sum(pc.sum(one).as_py() or 0 for one in found)
 
 
 def _select_shard(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> Shard:
-    chosen = choose(run, recipe, prepared, key)
-    promoted = {f"_promoted/{key}": chosen.promoted} if recipe.promote else {}
-    return Shard({**promoted, f"_rejected/{key}": chosen.rejected, key: chosen.kept}, chosen.drops)
+    kept, rejected, promoted = choose(run, recipe, prepared, key).tables()
+    beside = {f"_promoted/{key}": promoted} if recipe.promote else {}
+    files = {**beside, f"_rejected/{key}": rejected, key: kept}
+    return Shard(files, _drops(rejected, promoted))
 
 
-def choose(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> Chosen:
-    """Carry a recipe out on one shard."""
-    options, asked = recipe.options, rules(recipe, prepared.percentile)
-    # the step of what the sampler leaves out; the next one is that of what passes
-    left_out = len(asked)
-    named = [*(rule.reason for rule in asked), f"'{options.sampler}'"]
-    parts = {
-        "name": options.name,
-        "passed": left_out + 1,
-        "negatives": options.negatives or 2**31,
-        "order": "rank" if options.sampler == "top" else "position",
-        "mix": f"slot * {len(recipe.quotas)} + place" if options.sampler == "top" else "position",
-        "values": (
-            " ".join(f"WHEN {step} THEN {rule.value}" for step, rule in enumerate(asked))
-            + f" WHEN {left_out} THEN NULL"
-        ),
-        "thresholds": (
-            " ".join(f"WHEN {step} THEN {rule.threshold}" for step, rule in enumerate(asked))
-            + f" WHEN {left_out} THEN NULL"
-        ),
-        "reasons": " ".join(f"WHEN {step} THEN {reason}" for step, reason in enumerate(named)),
-    }
-    parts["fate"] = FATE.format(**parts)
-    with graded(run, recipe, prepared, key) as db:
-        if options.sampler != "top":
-            db.register(
-                "positions",
-                positions(run, recipe, prepared.cells, key, survivors(db, recipe, left_out + 1)),
-            )
-            db.execute("ALTER TABLE graded ADD COLUMN position BIGINT")
-            db.execute(
-                "UPDATE graded SET position = positions.position, step = CASE positions.position"
-                f" WHEN 0 THEN {left_out} ELSE step END FROM positions WHERE graded.query_id ="
-                " positions.query_id AND graded.doc_id = positions.doc_id"
-            )
-        db.execute(PICK.format(**parts))
-        db.execute(MIX.format(**parts))
-        kept = conform(db.sql(KEEP.format(**parts)).to_arrow_table(), SETS)
-        rejected = conform(db.sql(REJECT.format(**parts)).to_arrow_table(), REJECTED)
-        fates = {
-            (source, step, fate): count
-            for source, step, fate, count in db.execute(FATES.format(**parts)).fetchall()
-        }
-    drops = {
-        row["values"]: row["counts"] for row in pc.value_counts(rejected["reason"]).to_pylist()
-    }
-    up = pc.starts_with(rejected["reason"], "promote:")
-    return Chosen(
-        kept, rejected.filter(pc.invert(up)), conform(rejected.filter(up), PROMOTED), drops, fates
-    )
+def _drops(*tables: pa.Table) -> dict[str, int]:
+    counted = [pc.value_counts(table["reason"]).to_pylist() for table in tables]
+    return {row["values"]: row["counts"] for rows in counted for row in rows}
 
 
-def graded(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> duckdb.DuckDBPyConnection:
-    """Return a database with the table `graded`: a row for each candidate of each source, with
-    the step at which it fails.
+def _steps(asked: list[Rule], found: Candidates) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rule each candidate fails first (n,), len(asked) + 1 for none, and which pass
+    all.
     """
-    asked = rules(recipe, prepared.percentile)
-    judges = range(len(recipe.judges))
-    columns = (
-        ", ".join(f"s_{i}, v_{i}, r_{i}, p_{i}" for i in judges)
-        if judges
-        else "NULL::DOUBLE AS s_0, NULL::DOUBLE AS p_0"
-    )
-    db = database(**_shard_tables(run, recipe, prepared, key))
-    db.execute(
-        FACTS.format(
-            columns=columns,
-            joins="".join(SCORES.format(i=i) for i in judges),
-            steps=" ".join(f"WHEN {rule.fails} THEN {step}" for step, rule in enumerate(asked)),
-            passed=len(asked) + 1,
-        )
-    )
-    return db
+    step = np.full(len(found.codes), len(asked) + 1)
+    for place in reversed(range(len(asked))):
+        step[asked[place].fails] = place
+    return step, step > len(asked)
 
 
-def _shard_tables(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> dict[str, pa.Table]:
-    parts = []
-    for place, (source, most) in enumerate(recipe.quotas):
-        found = run.read(f"{run.SOURCES}/{source}", key).select(
-            ["query_id", "doc_id", "rank", "score"]
+def choose(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> "Fate":
+    """Carry a recipe out on one shard."""
+    found = Candidates.read(QueryShard(run, key), recipe)
+    asked = rules(found, prepared.percentile, prepared.others)
+    step, passed = _steps(asked, found)
+    order = found.rank
+    if recipe.options.sampler != "top":
+        survivors = Survivors.of(found, passed)
+        position = positions(recipe, prepared.cells, survivors)
+        order = np.zeros(len(step), np.int64)
+        order[passed] = position[np.searchsorted(survivors.codes, found.codes[passed])]
+        # the sampler leaves these out
+        step[passed & (order == 0)] = len(asked)
+        passed = step > len(asked)
+    return Fate.of(found, asked, step, order)
+
+
+class Fate(NamedTuple):
+    """What becomes of the n candidates of a shard.
+
+    Attributes:
+        found: the candidates.
+        asked: the rules that they met.
+        step: the rule that each fails first (n,); after the rules, the sampler, then none.
+        slot: of those that pass, the place in their source's own selection (n,), else 0.
+        picked: which are within the K of their source (n,).
+        turn: the place of the pair in the mixture (n,); 0 if no source picked it.
+    """
+
+    found: Candidates
+    asked: list[Rule]
+    step: np.ndarray
+    slot: np.ndarray
+    picked: np.ndarray
+    turn: np.ndarray
+
+    @classmethod
+    def of(
+        cls, found: Candidates, asked: list[Rule], step: np.ndarray, order: np.ndarray
+    ) -> "Fate":
+        """Let quotas and mixture decide about what passed the rules.
+
+        Args:
+            found, asked, step: as above.
+            order: of a source's candidates for its slots (n,), ties by doc_id; ranks for the
+                sampler `top`, else positions that all sources share.
+        """
+        passed = np.flatnonzero(step > len(asked))
+        source, code = found.source[passed], found.codes[passed]
+        sort = np.lexsort((code, order[passed], source, found.query[passed]))
+        slot = np.zeros(len(step), np.int64)
+        slot[passed[sort]] = _count_up(found.query[passed][sort], source[sort])
+        most = np.array([quota.most or np.iinfo(np.int64).max for quota in found.recipe.quotas])
+        picked = (slot > 0) & (slot <= most[found.source])
+        mix = slot * len(most) + found.source
+        if found.recipe.options.sampler != "top":
+            mix = order
+        distinct, place = np.unique(found.codes[picked], return_inverse=True)
+        first = np.full(len(distinct), np.iinfo(np.int64).max)
+        np.minimum.at(first, place, mix[picked])
+        query = distinct // max(len(found.shard.documents), 1)
+        sort = np.lexsort((first, query))
+        turn = np.empty(len(distinct), np.int64)
+        turn[sort] = _count_up(query[sort])
+        at = np.searchsorted(distinct, found.codes)
+        there = np.append(distinct, -1)[at] == found.codes
+        return cls(found, asked, step, slot, picked, np.where(there, np.append(turn, 0)[at], 0))
+
+    @property
+    def negatives(self) -> int:
+        """Return how many negatives a query may have."""
+        return self.found.recipe.options.negatives or 2**31
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Return which candidates' pairs are negatives (n,)."""
+        return (self.turn > 0) & (self.turn <= self.negatives)
+
+    def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Return the rows of `sets`, `rejected` and `promoted`."""
+        rejected = self._rejected()
+        up = pc.starts_with(rejected["reason"], "promote:")
+        return self._kept(), rejected.filter(pc.invert(up)), conform(rejected.filter(up), PROMOTED)
+
+    def _kept(self) -> pa.Table:
+        found, recipe = self.found, self.found.recipe
+        rows = np.flatnonzero(self.kept)
+        rows = rows[np.lexsort((found.source[rows], self.turn[rows], found.query[rows]))]
+        starts = np.flatnonzero(np.diff(found.codes[rows], prepend=-1))
+        first = rows[starts]  # of each pair, its first source
+        names = pa.array([quota.source for quota in recipe.quotas], pa.string())
+        columns = [
+            names.take(pa.array(found.source[rows])),
+            pa.array(found.rank[rows], pa.int32()),
+            pa.array(found.found_score[rows], pa.float32(), from_pandas=True),
+        ]
+        where = pa.StructArray.from_arrays(columns, ["source", "rank", "score"])
+        offsets = pa.array(np.append(starts, len(rows)).astype(np.int32))
+        return conform(
+            pa.table(
+                {
+                    **self._ids(first),
+                    "sources": pa.ListArray.from_arrays(offsets, where),
+                    "rank": pa.array(self.turn[first], pa.int32()),
+                    "score": _nullable(found.scores(0)[first]),
+                    "positive_score": _nullable(found.lowest(0)[first]),
+                    "weight": pa.array(np.ones(len(first)), pa.float32()),
+                }
+            ),
+            SETS,
         )
-        columns = {
-            "source": pa.scalar(source),
-            "place": pa.scalar(place),
-            "most": pa.scalar(most, pa.int32()),
+
+    def _rejected(self) -> pa.Table:
+        """Return one row for each pair that is no negative: that of the source in which it came
+        furthest.
+        """
+        rows = np.flatnonzero(~self.kept)
+        codes, source = self.found.codes[rows], self.found.source[rows]
+        rows = rows[np.lexsort((source, -self.step[rows], ~self.picked[rows], codes))]
+        rows = rows[np.flatnonzero(np.diff(self.found.codes[rows], prepend=-1))]
+        value, threshold = (self._compared(part, rows) for part in ("value", "threshold"))
+        return conform(
+            pa.table(
+                {
+                    **self._ids(rows),
+                    "reason": pa.array(self.reasons(rows), pa.string()),
+                    "value": _nullable(value),
+                    "threshold": _nullable(threshold),
+                }
+            ),
+            REJECTED,
+        )
+
+    def _ids(self, rows: np.ndarray) -> dict[str, Any]:
+        shard = self.found.shard
+        query_ids = pa.array(shard.query_ids, pa.string())
+        return {
+            "query_id": query_ids.take(pa.array(self.found.query[rows])),
+            "doc_id": shard.documents.doc_ids(self.found.row[rows]),
+            "set_name": pa.array(np.full(len(rows), self.found.recipe.options.name), pa.string()),
         }
-        for name, value in columns.items():
-            found = found.append_column(name, pa.repeat(value, len(found)))
-        parts.append(found)
-    none = JUDGMENTS.schema.empty_table()
-    copies = none if recipe.protects is None else run.read(DUPLICATES, key)
-    everyones = (
-        none.select(["doc_id"]) if prepared.all_positives is None else prepared.all_positives
-    )
-    return {
-        "candidates": pa.concat_tables(parts),
-        "positives": _positives(run, key),
-        "copies": copies.filter(pc.equal(copies["verdict"], "drop")),
-        "near": judged(run, NEAREST, key) if recipe.near else none,
-        "everyones": everyones,
-        **{f"judged_{place}": judged(run, judge, key) for place, judge in enumerate(recipe.judges)},
-    }
+
+    def reasons(self, rows: np.ndarray) -> np.ndarray:
+        """Return why candidates that are no negatives are none."""
+        sampler = self.found.recipe.options.sampler
+        out = np.where(self.picked[rows], "negatives", "quota").astype(object)
+        for place, reason in enumerate([*(rule.reason for rule in self.asked), sampler]):
+            mine = self.step[rows] == place
+            out[mine] = reason[rows[mine]] if isinstance(reason, np.ndarray) else reason
+        return out
+
+    def _compared(self, part: str, rows: np.ndarray) -> np.ndarray:
+        """Return value or threshold of what decided; nan for none."""
+        quotas = self.found.recipe.quotas
+        most = np.array([quota.most or np.nan for quota in quotas], float)[self.found.source[rows]]
+        if part == "value":
+            out = np.where(self.picked[rows], self.turn[rows], self.slot[rows]).astype(float)
+        else:
+            out = np.where(self.picked[rows], self.negatives, most)
+        out[self.step[rows] == len(self.asked)] = np.nan
+        for place, rule in enumerate(self.asked):
+            mine, given = self.step[rows] == place, getattr(rule, part)
+            out[mine] = _of(given, rows[mine])
+        return out
+
+    def fates(self) -> Counter[tuple[int, int, str]]:
+        """Count (source, step, what became of a candidate there)."""
+        said = self.reasons(np.arange(len(self.step)))
+        said[self.kept] = "kept from another source"
+        said[self.kept & self.picked] = "kept"
+        passed = len(self.asked) + 1
+        step = np.where(self.kept, passed + 2, self.step) + self.picked
+        return Counter(zip(self.found.source.tolist(), step.tolist(), said.tolist(), strict=True))
+
+
+def _count_up(*groups: np.ndarray) -> np.ndarray:
+    """Return 1, 2, 3… within each run of equal values of all groups (n,)."""
+    new = np.any([np.diff(group, prepend=-1) != 0 for group in groups], axis=0)
+    starts = np.flatnonzero(new)
+    return np.arange(1, len(new) + 1) - np.repeat(starts, np.diff(np.append(starts, len(new))))
+
+
+def _of(given: Numbers, rows: np.ndarray) -> Any:
+    if given is None:
+        return np.nan
+    return given[rows] if isinstance(given, np.ndarray) else given
+
+
+def _nullable(values: np.ndarray) -> pa.Array:
+    return pa.array(values, pa.float64(), mask=np.isnan(values))
