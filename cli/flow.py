@@ -2,11 +2,12 @@
 done.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli.flags import CONFIG, build, kinds, section
+from cli.flags import CONFIG, build, kinds, read_config, section
 from cli.perform import Settings, call, print_json, print_manifest
 from cli.steps import INDEXES, SINGLE, STAGES, Step, steps_of
 from miner.errors import UserError
@@ -105,12 +106,16 @@ def _implied(config: Mapping[str, Any], stage: str) -> Iterator[tuple[str, str]]
 
 
 def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_json: bool) -> None:
-    """Carry out a plan under one lock and print each summary as it comes; with `as_json`, all of
-    them in the end.
+    """Carry out a plan under one lock; say what is done before it is done, and what came of it.
+    With `as_json`, print all summaries in the end.
     """
     done = []
     with at.run.lock():
         for step, options in plan:
+            if not as_json:
+                name = getattr(options, "name", None)
+                titled = step.title if name in (None, step.name) else f"{step.title} {name}"
+                print(f"… {titled}: {step.part.about}", file=sys.stderr, flush=True)
             for manifest in call(at.run, step, options, force, workers):
                 done.append(manifest)
                 if not as_json:
@@ -120,6 +125,34 @@ def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_j
     report = at.path / at.run.REPORT / "report.html"
     if not as_json and any(manifest.stage == at.run.REPORT for manifest in done):
         print(f"\nreport: {report.resolve()}")
+
+
+def carry_out_demo(folder: Path | None, full: bool, workers: int, as_json: bool) -> None:
+    """Carry out the demo's plan, and say what to do next.
+
+    Args:
+        folder: the run folder.
+        full: all functions in place of the sample.
+        workers, as_json: as for every plan.
+    """
+    config = read_config(DEMO)
+    if full:
+        del config["ingest"]["stdlib"]["sample"]
+    at = Settings(folder or Path("demo-run-full" if full else "demo-run"), config)
+    carry_out(at, make_plan(config, None, None), False, workers, as_json)
+    if as_json:
+        return
+    query_id = at.run.read(at.run.QUERIES, at.run.query_shards()[0])["query_id"][0].as_py()
+    print(
+        f"""
+What now:
+  open the report in a browser: which of the sets would you train on, and why?
+  quarry -r {at.path} show {query_id}   one query, its candidates, and why each was kept or dropped
+  quarry -r {at.path} select strict --from dense:50 --percent-margin 0.9 -n 5   another recipe,
+      in a second: no model runs again; then `quarry -r {at.path} score` and `report`
+  quarry ingest --help   your own data: BEIR, TREC, pairs, captions; then index, mine, judge…"""
+        + ("" if full else "\n  quarry demo --full   the same on the whole standard library")
+    )
 
 
 def print_plan(at: Settings, plan: list[Planned], as_json: bool) -> None:

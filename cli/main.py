@@ -168,18 +168,19 @@ def run(
 
 @app.command()
 def demo(
-    context: typer.Context,
     folder: Annotated[
-        Path, typer.Argument(help="the run folder of the demo", show_default=True)
-    ] = Path("demo-run"),
+        Path | None, typer.Argument(help="the run folder [default: demo-run]", show_default=False)
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="all of the standard library, not a sample of it")
+    ] = False,
     workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole flow on Python's own standard library: docstring summary -> function source."""
-    from cli.flow import DEMO, carry_out, make_plan
+    from cli.flow import carry_out_demo
 
-    demo_settings = settings(folder, DEMO)
-    carry_out(demo_settings, make_plan(demo_settings.config, None, None), False, workers, as_json)
+    carry_out_demo(folder, full, workers, as_json)
 
 
 @app.command()

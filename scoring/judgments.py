@@ -33,14 +33,18 @@ class Judgments:
 
     def scores(self, codes: np.ndarray) -> np.ndarray:
         """Return the scores of pairs (c,) float64; nan for none."""
-        return np.append(self.score, np.nan)[self.find(codes)]
+        return self.scores_at(self.find(codes))
 
-    def texts(self, column: str, codes: np.ndarray) -> np.ndarray:
-        """Return verdicts or reasons of pairs (c,); None for none."""
+    def scores_at(self, places: np.ndarray) -> np.ndarray:
+        """Return the scores at places that `find` gave (c,) float64; nan for none."""
+        return np.append(self.score, np.nan)[places]
+
+    def texts_at(self, column: str, places: np.ndarray) -> np.ndarray:
+        """Return verdicts or reasons at places that `find` gave (c,); None for none."""
         encoded = self.rows[column].combine_chunks()
         values = np.array([*encoded.dictionary.to_pylist(), None], object)
-        places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        return values[np.append(places, -1)[self.find(codes)]]
+        coded = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return values[np.append(coded, -1)[places]]
 
 
 def read_judgments(shard: QueryShard, judge: str, columns: Sequence[str] = ()) -> Judgments:

@@ -93,15 +93,18 @@ class Candidates:
         return self.codes % len(self.shard.documents)
 
     @cached_property
-    def _judgments(self) -> list[Judgments]:
+    def _judged(self) -> list[tuple[Judgments, np.ndarray]]:
+        """What each judge said, and where in it these candidates are."""
         asked = ("verdict", "reason")
-        return [read_judgments(self.shard, judge, asked) for judge in self.recipe.judges]
+        said = [read_judgments(self.shard, judge, asked) for judge in self.recipe.judges]
+        return [(one, one.find(self.codes)) for one in said]
 
     def scores(self, judge: int) -> np.ndarray:
         """Return what judge number `judge` of the recipe says (n,); nan for none."""
         if not self.recipe.judges:
             return np.full(len(self.codes), np.nan)
-        return self._judgments[judge].scores(self.codes)
+        said, places = self._judged[judge]
+        return said.scores_at(places)
 
     def lowest(self, judge: int) -> np.ndarray:
         """Return the lowest score of the query's positives by that judge (n,); nan if one has
@@ -109,13 +112,14 @@ class Candidates:
         """
         lowest = np.full(len(self.shard.query_ids), np.inf)
         if self.recipe.judges:
-            scores = self._judgments[judge].scores(self.shard.codes(*self.shard.positives))
+            scores = self._judged[judge][0].scores(self.shard.codes(*self.shard.positives))
             np.minimum.at(lowest, self.shard.positives[0], scores)  # nan stays
         return np.where(np.isfinite(lowest), lowest, np.nan)[self.query]
 
     def texts(self, judge: int, column: str) -> np.ndarray:
         """Return that judge's verdicts or reasons (n,); None for none."""
-        return self._judgments[judge].texts(column, self.codes)
+        said, places = self._judged[judge]
+        return said.texts_at(column, places)
 
 
 def rules(found: Candidates, percentile: dict[str, float], others: np.ndarray | None) -> list[Rule]:
@@ -154,11 +158,12 @@ def _copies(found: Candidates) -> list[Rule]:
         return []
     name = DUPLICATES.rpartition("/")[2]
     said = read_judgments(found.shard, name, ["verdict", "reason"])
-    reason, verdict = (said.texts(column, found.codes) for column in ("reason", "verdict"))
+    places = said.find(found.codes)
+    reason, verdict = (said.texts_at(column, places) for column in ("reason", "verdict"))
     threshold = np.full(len(reason), np.nan)
     for name, least in protects.items():
         threshold[reason == name] = np.nan if least is None else least
-    return [Rule(reason, verdict == "drop", said.scores(found.codes), threshold)]
+    return [Rule(reason, verdict == "drop", said.scores_at(places), threshold)]
 
 
 def _promotion(found: Candidates) -> list[Rule]:

@@ -24,7 +24,7 @@ COMMANDS = [
 ]
 BY_TITLE = {step.title: step for step in steps()}
 OTHER = {
-    "demo": {"--workers", "--json"},
+    "demo": {"--full", "--workers", "--json"},
     "run": {"--from", "--to", "--dry-run", "--force", "--workers", "--json"},
     "status": {"--json"},
     "show": {"--set", "--json"},

@@ -6,18 +6,22 @@ Every machine that can run quarry has it, so it is what the demonstration mines.
 
 import ast
 import hashlib
+import heapq
 import io
 import re
 import sysconfig
 import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from platform import python_version
 from typing import NamedTuple, TypeAlias
 
 from miner.ingest.ingest import Ingest
 from miner.ingest.rows import Reading, Row
+from miner.options import option
+from miner.seeds import uniform
 from miner.store import Run
 
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
@@ -29,9 +33,13 @@ Node: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 class IngestStdlib(Ingest):
     """Python's own standard library: first docstring sentence -> source without that docstring."""
 
+    sample: int | None = option(
+        None, "functions that are read, chosen by a hash of their names [default: all]", ge=1
+    )
+
     def read(self, run: Run) -> Reading:
         """Python's standard library -> rows."""
-        return read_stdlib()
+        return read_stdlib(sample=self.sample)
 
 
 class Function(NamedTuple):
@@ -45,11 +53,12 @@ class Function(NamedTuple):
     source: str
 
 
-def read_stdlib(root: Path | None = None) -> Reading:
+def read_stdlib(root: Path | None = None, sample: int | None = None) -> Reading:
     """Python's standard library -> rows.
 
     Args:
         root: another folder of Python files.
+        sample: how many functions; the same for everyone who has this version of Python.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     files = sorted(
@@ -59,7 +68,22 @@ def read_stdlib(root: Path | None = None) -> Reading:
     digest = hashlib.blake2b(python_version().encode(), digest_size=8)
     for file in files:
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return Reading({"Python's standard library": digest.hexdigest()}, _rows(root, files))
+    rows = _rows(root, files)
+    if sample is not None:
+        rows = _sampled(list(rows), sample)
+    return Reading({"Python's standard library": digest.hexdigest()}, rows)
+
+
+def _sampled(rows: list[Row], sample: int) -> Iterator[Row]:
+    """Yield the rows of some functions, in their order: of a function all or none."""
+    names = {row.values[0] for row in rows if row.table == "documents"}
+    chosen = set(heapq.nsmallest(sample, names, key=partial(uniform, 0)))
+    for row in rows:
+        name = row.values[0]
+        if row.table == "rejects":  # of a function: ("queries", reason, "name<tab>sentence")
+            name = row.values[2].partition("\t")[0]
+        if name in chosen:
+            yield row
 
 
 def _rows(root: Path, files: Sequence[Path]) -> Iterator[Row]:
