@@ -40,7 +40,8 @@ def write_vectors_run(
     """Write `folder`/run as if a dense index had been made, out of random unit vectors."""
     from miner.engine import How
     from miner.search.vectors import IndexDense
-    from miner.store import Run, Shard, Stage, run_stage, shard_keys
+    from miner.stages import Shard, Stage, run_stage
+    from miner.store import Run, shard_keys
 
     asked = ((f"q{number:08d}", f"q{number}", f"d{number:08d}") for number in range(queries))
     written = _write(folder, _numbered(f"d{number}" for number in range(documents)), asked)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from miner.corpus import MADE_DOCUMENTS
-from miner.store import Run, Shard
+from miner.stages import Shard
+from miner.store import Run
 from miner.tables import CANDIDATES, MADE, from_rows
 
 

@@ -22,7 +22,8 @@ from miner.corpus import Documents, made_documents
 from miner.engine import How
 from miner.errors import UserError
 from miner.options import Options, option
-from miner.store import PLAN, Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import PLAN, Manifest, Run
 from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, margins
 from scoring.open_clip import RATED, write_tsv
 from scoring.sets import need_set
@@ -161,7 +162,10 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     if options.format == "scored-list":
         judge = _need_scores(run, made)
         inputs[_judgments(judge)] = run.need(_judgments(judge), "judge").fingerprint
-    stage, keys = Stage(_folder(run, options), "rows", options.record(), inputs), run.query_shards()
+    stage, keys = (
+        Stage(_folder(run, options), "rows", options.record(), inputs, made_by="export"),
+        run.query_shards(),
+    )
     facts = {"negatives": negatives} if options.format == "n-tuple" else {}
     facts |= {"promoted": made.rows["promoted"]} if options.promoted else {}
 

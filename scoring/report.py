@@ -21,7 +21,8 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.files import Stopwatch, atomic, code_version, write_json
 from miner.options import Options, option
-from miner.store import MANIFEST, PLAN, Manifest, Run, Stage, finish
+from miner.stages import Stage, finish
+from miner.store import MANIFEST, PLAN, Manifest, Run
 from scoring.figures import COLOURS, figures
 from scoring.options import Select
 from scoring.score import FOLDER as METRICS
@@ -117,6 +118,7 @@ def report(run: Run, options: Report, how: How) -> Manifest:
         "sets",
         options.record(),
         {stage["stage"]: stage["fingerprint"] for stage in data["stages"]},
+        made_by="report",
     )
     (run.path / FOLDER / MANIFEST).unlink(missing_ok=True)
     write_json(run.path / FOLDER / PLAN, stage.plan())

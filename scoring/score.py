@@ -20,7 +20,8 @@ from miner.errors import UserError
 from miner.files import write_table
 from miner.options import Options, option
 from miner.query_shard import IDS, QueryShard
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 from miner.tables import METRICS, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
 from scoring.judgments import Judgments, read_judgments
@@ -176,6 +177,7 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
         options.model_dump(mode="json", exclude={"sets"}),
         inputs,
         cheap=True,
+        made_by="score",
     )
 
     def reduce() -> dict[str, Any]:
@@ -406,6 +408,7 @@ def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
         options.model_dump(mode="json", include=set(OF_SOURCES)),
         inputs,
         cheap=True,
+        made_by="score",
     )
 
     def reduce() -> dict[str, Any]:

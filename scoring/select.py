@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from miner.engine import How
 from miner.query_shard import QueryShard
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 from miner.tables import PROMOTED, REJECTED, SETS, conform
 from scoring.options import Select
 from scoring.pool import Survivors, count_cells, positions
@@ -54,7 +55,14 @@ def select(run: Run, options: Select, how: How) -> Manifest:
             was made by another recipe.
     """
     recipe = read_recipe(run, options)
-    stage = Stage(f"{run.SETS}/{options.name}", "sets", options.record(), recipe.inputs, cheap=True)
+    stage = Stage(
+        f"{run.SETS}/{options.name}",
+        "sets",
+        options.record(),
+        recipe.inputs,
+        cheap=True,
+        made_by="select",
+    )
     prepared = cache(partial(prepare, run, recipe))
 
     def facts() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from miner.errors import UserError
 from miner.files import Stopwatch
 from miner.search.bm25 import index_bm25
 from miner.search.tokens import IndexBm25, tokenizer
-from miner.store import Stage, begin, finish
+from miner.stages import Stage, begin, finish
 from miner.tables import full_text
 from scoring.judge.overlap import JudgeOverlap, judge_overlap
 

@@ -12,7 +12,8 @@ import pytest
 from miner.engine import How, map_shards
 from miner.errors import UserError
 from miner.files import atomic, write_json, write_table
-from miner.store import MANIFEST, PLAN, Run, Shard, Stage, run_stage, shard_keys
+from miner.stages import Shard, Stage, run_stage
+from miner.store import MANIFEST, PLAN, Run, shard_keys
 
 KEYS = shard_keys(4)
 STAGE = Stage("3_candidates/toy", "candidates", {"k": 3, "seed": 7}, {"1_tables": "aa"}, model="m1")

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from miner.engine import How
 from miner.files import Stopwatch, atomic, write_array, write_table
-from miner.store import Run, Shard, Stage, begin, finish, run_stage, shard_keys
+from miner.stages import Shard, Stage, begin, finish, run_stage
+from miner.store import Run, shard_keys
 from miner.tables import CANDIDATES, DOCUMENTS, JUDGMENTS, POSITIVES, QUERIES, Table
 
 HOW = How()

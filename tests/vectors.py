@@ -6,7 +6,8 @@ import numpy as np
 from toy import HOW, rows
 
 from miner.corpus import Corpus
-from miner.store import Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Run
 
 
 def write_vectors(run: Run, documents: np.ndarray, queries: np.ndarray, name: str = "dense") -> Run:

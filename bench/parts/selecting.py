@@ -47,7 +47,8 @@ def write_candidates_run(folder: str, queries: int) -> dict[str, Any]:
     made them.
     """
     from miner.engine import How
-    from miner.store import Run, Stage, run_stage
+    from miner.stages import Stage, run_stage
+    from miner.store import Run
 
     write_texts_run(folder, DOCUMENTS, queries)
     run = Run(Path(folder) / "run")
@@ -72,7 +73,7 @@ def write_candidates_run(folder: str, queries: int) -> dict[str, Any]:
 def _shard(run: Any, table: str, key: str) -> Any:
     from miner.corpus import Corpus
     from miner.query_shard import positive_rows
-    from miner.store import Shard
+    from miner.stages import Shard
     from miner.tables import CANDIDATES as FOUND
     from miner.tables import JUDGMENTS, conform
 

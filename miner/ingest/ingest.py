@@ -23,7 +23,8 @@ from miner.ingest.rows import LONGEST_RAW, Reading
 from miner.ingest.staging import Staging, open_staging
 from miner.ingest.trec_runs import find_runs, ingest_run
 from miner.options import Options, option
-from miner.store import PLAN, Manifest, Run, Stage, begin, finish, shard_keys
+from miner.stages import Stage, begin, finish
+from miner.store import PLAN, Manifest, Run, shard_keys
 from miner.tables import DOCUMENTS, IMAGES, LABELS, POSITIVES, QUERIES, Table, conform
 
 FOLDER, STAGING = Run.TABLES, "_staging"
@@ -66,7 +67,7 @@ def ingest(run: Run, options: Ingest, how: How) -> list[Manifest]:
     name = type(options).__name__.removeprefix("Ingest").lower()
     # runs may be added later
     record = {key: value for key, value in options.record().items() if key != "run_file"}
-    stage = Stage(FOLDER, "documents", {"format": name, **record}, reading.inputs)
+    stage = Stage(FOLDER, "documents", {"format": name, **record}, reading.inputs, made_by="ingest")
     manifest = begin(run, stage, how.force) or _make(run, stage, reading, options, how)
     return [manifest, *(ingest_run(run, source, how) for source in runs)]
 

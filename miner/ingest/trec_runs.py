@@ -18,7 +18,8 @@ from miner.ingest.readers import Bad, Input, find_input, lines
 from miner.ingest.rows import LONGEST_ID, Reject
 from miner.ingest.staging import DATABASE, create, insert, open_database
 from miner.options import NAME
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 from miner.tables import CANDIDATES, DOUBLE, TEXT, conform
 
 BATCH = 65536  # lines of a run file that are checked together
@@ -88,7 +89,13 @@ def ingest_run(run: Run, source: RunFile, how: How) -> Manifest:
     """
     folder = f"{run.SOURCES}/{source.name}"
     inputs = {run.TABLES: run.tables().fingerprint, source.given: source.file.fingerprint()}
-    stage = Stage(folder, CANDIDATES.name, {"file": source.given, "format": "trec"}, inputs)
+    stage = Stage(
+        folder,
+        CANDIDATES.name,
+        {"file": source.given, "format": "trec"},
+        inputs,
+        made_by="ingest trec",
+    )
     staging = run.path / folder / "_staging"
 
     def prepare() -> partial[Shard]:

@@ -24,7 +24,8 @@ from miner.models.hub import Reranker
 from miner.models.reranker import load_reranker
 from miner.options import NAME, option
 from miner.query_shard import asked_of
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 from miner.tables import from_rows
 
 FAILED = "_failed"
@@ -103,6 +104,7 @@ def mine_generate(run: Run, options: MineGenerate, how: How) -> Manifest:
         options.record(),
         {run.TABLES: tables.fingerprint},
         model=fingerprint([door.model, file_fingerprint(prompt_path(options.prompt))]),
+        made_by="mine generate",
     )
     return run_stage(
         run,

@@ -23,7 +23,8 @@ from miner.errors import UserError, log
 from miner.search.faiss_scan import first_line
 from miner.search.rounding import Block
 from miner.search.topk import Top
-from miner.store import Manifest, Run, Shard, Stage, run_stage, shard_keys
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run, shard_keys
 
 TRAIN = 256  # vectors a centroid that FAISS trains with at most
 CODES = 256  # centroids of a product quantizer's part
@@ -79,7 +80,9 @@ def build(
     """
     _empty_index(what, groups[0][0][1]().shape[1])  # before anything is written
     options = {"factory": what.factory, "group_documents": what.group_documents}
-    stage = Stage(what.folder, "bytes", options, {what.index: fingerprint})
+    stage = Stage(
+        what.folder, "bytes", options, {what.index: fingerprint}, made_by="mine dense --factory"
+    )
     made = run.find(what.folder)
     how = replace(how, force=how.force and (made is None or made.fingerprint != stage.fingerprint))
     return run_stage(

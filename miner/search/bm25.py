@@ -37,7 +37,8 @@ from miner.search.kernels import EMPTY, search_postings
 from miner.search.postings import Columns, Postings, count_postings, weigh
 from miner.search.tokens import IndexBm25, tokenize, tokenizer
 from miner.search.topk import best, in_order, in_threads
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 
 
 class MineBm25(Options):
@@ -70,7 +71,13 @@ def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:
     """Index all documents: documents -> 2_index/<name>."""
     # a wrong pattern is the user's mistake, and is said before anything is written
     tokenizer(options)
-    stage = Stage(f"{run.INDEXES}/{options.name}", "documents", options.record(), run.table_input())
+    stage = Stage(
+        f"{run.INDEXES}/{options.name}",
+        "documents",
+        options.record(),
+        run.table_input(),
+        made_by="index bm25",
+    )
     return run_stage(
         run,
         stage,
@@ -90,6 +97,7 @@ def mine_bm25(run: Run, options: MineBm25, how: How) -> Manifest:
         "candidates",
         options.record(),
         inputs | {index.stage: index.fingerprint},
+        made_by="mine bm25",
     )
     task = partial(_mine_shard, run, options, index.fingerprint)
     return run_stage(run, stage, lambda: task, run.query_shards(), how)

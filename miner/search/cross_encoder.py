@@ -19,7 +19,8 @@ from miner.models.reranker import bare, load_reranker, reranker_facts, reranker_
 from miner.options import NAME, option
 from miner.query_shard import Pairs, QueryShard
 from miner.search.topk import best
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 
 SCORES = "_scores"
 PAIR_SCORES = pa.schema(
@@ -60,6 +61,7 @@ def mine_cross_encoder(run: Run, options: MineCrossEncoder, how: How) -> Manifes
         inputs | run.need_sources(options.sources),
         model=reranker_fingerprint(options),
         grows=f"{run.SOURCES}/",
+        made_by="mine cross-encoder",
     )
     how = replace(how, workers=max(how.workers, gpu_count(options)))
     task = partial(_rerank_shard, run, options)

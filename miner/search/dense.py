@@ -21,7 +21,8 @@ from miner.query_shard import QueryShard
 from miner.search import approximate, torch_scan
 from miner.search.flat import Engine, choose_engine, search
 from miner.search.vectors import Vectors
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 
 # (queries (n, d), depth) -> rows (n, depth) int64 and scores (n, depth) float32 in order of rank,
 # -1 where there are fewer
@@ -95,7 +96,7 @@ def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
         told = {"engine": engine().name, "device": engine().device, **searched}
         return told | (recall(run, options, find()) if options.factory else {})
 
-    stage = Stage(f"{run.SOURCES}/{options.name}", "candidates", plan, inputs)
+    stage = Stage(f"{run.SOURCES}/{options.name}", "candidates", plan, inputs, made_by="mine dense")
     prepare, keys = lambda: partial(_search_shard, options, run, find()), run.query_shards()
     try:
         return run_stage(run, stage, prepare, keys, how, facts)

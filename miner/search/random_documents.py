@@ -10,7 +10,8 @@ from miner.engine import How
 from miner.options import Options, option
 from miner.query_shard import QueryShard
 from miner.seeds import generator
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 
 
 class MineRandom(Options):
@@ -22,7 +23,13 @@ class MineRandom(Options):
 
 def mine_random(run: Run, options: MineRandom, how: How) -> Manifest:
     """Draw documents for every query: queries -> 3_candidates/random."""
-    stage = Stage(f"{run.SOURCES}/random", "candidates", options.record(), run.table_input())
+    stage = Stage(
+        f"{run.SOURCES}/random",
+        "candidates",
+        options.record(),
+        run.table_input(),
+        made_by="mine random",
+    )
     return run_stage(
         run, stage, lambda: partial(_draw_shard, run, options), run.query_shards(), how
     )

@@ -15,7 +15,8 @@ from miner.models.encoder import encoder_facts, encoder_fingerprint, load_encode
 from miner.models.hub import Encoder, gpu_count
 from miner.options import NAME, option
 from miner.search.rounding import Block
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 
 
 class IndexDense(Encoder):
@@ -34,6 +35,7 @@ def index_dense(run: Run, options: IndexDense, how: How) -> Manifest:
         options.record(),
         run.table_input(),
         model=encoder_fingerprint(options),
+        made_by="index dense",
     )
     keys = [f"documents/{key}" for key in Corpus(run).keys] + [
         f"queries/{key}" for key in run.query_shards()

@@ -20,7 +20,8 @@ from miner.llm.prompts import load_prompt, prompt_path
 from miner.llm.verify import Guard
 from miner.made import Negative, made_shard
 from miner.query_shard import asked_of
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 from miner.words.concreteness import Word
 from miner.words.edits import change_of, lemmas_of, put
 from miner.words.neighbours import PARTS
@@ -53,7 +54,12 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
         else fingerprint([parser, door.model, file_fingerprint(prompt_path(options.prompt))])
     )
     stage = Stage(
-        f"{run.SOURCES}/{options.name}", "candidates", options.record(), inputs, model=model
+        f"{run.SOURCES}/{options.name}",
+        "candidates",
+        options.record(),
+        inputs,
+        model=model,
+        made_by="mine substitute",
     )
     # so that nobody asks how well this source finds positives
     plain = {"searched_with": "nothing: documents are made"}

@@ -24,7 +24,8 @@ from miner.models.hub import Encoder
 from miner.options import NAME, option
 from miner.query_shard import asked_of
 from miner.seeds import generator
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 from miner.tables import from_rows
 from miner.words.concreteness import Ratings, Word, load_ratings, pick, words_of
 from miner.words.edits import inflect, lemmas_of
@@ -136,7 +137,12 @@ def find_slots(run: Run, options: MineSubstitute, how: How) -> Manifest:
     )
     then = partial(give, run, options) if options.rewriter == "lexical" else dict[str, Any]
     stage = Stage(
-        f"{run.INDEXES}/{options.name}", "words", options.record(), run.table_input(), model=model
+        f"{run.INDEXES}/{options.name}",
+        "words",
+        options.record(),
+        run.table_input(),
+        model=model,
+        made_by="mine substitute",
     )
     return run_stage(
         run, stage, lambda: partial(_slots_shard, run, options), run.query_shards(), how, then

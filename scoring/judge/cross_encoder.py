@@ -73,7 +73,7 @@ def judge_cross_encoder(run: Run, options: JudgeCrossEncoder, how: How) -> Manif
             " --max-pairs-per-query, or leave it out"
         )
     models = [reranker_fingerprint(reranker) for reranker in rerankers(options)]
-    return Judging(run, options.name, afresh=True).carry_out(
+    return Judging(run, options.name, "cross-encoder", afresh=True).carry_out(
         options,
         replace(how, workers=max(how.workers, gpu_count(options))),
         lambda: partial(_judge, options),

@@ -18,7 +18,8 @@ from miner.errors import UserError
 from miner.options import Options
 from miner.query_shard import Pairs, QueryShard
 from miner.search.random_documents import MineRandom, mine_random
-from miner.store import Manifest, Run, Shard, Stage, run_stage
+from miner.stages import Shard, Stage, run_stage
+from miner.store import Manifest, Run
 from miner.tables import JUDGMENTS, conform
 
 OVER_BUDGET = "over_budget"
@@ -54,12 +55,14 @@ class Judging(NamedTuple):
     Attributes:
         run: the run folder.
         name: of the judge, and of its folder.
+        kind: the command that it is, if the name is another's.
         positives: whether it judges them too, beside the candidates.
         afresh: whether it is asked about all pairs each time, and finds what it knows itself.
     """
 
     run: Run
     name: str
+    kind: str = ""
     positives: bool = True
     afresh: bool = False
 
@@ -98,6 +101,7 @@ class Judging(NamedTuple):
             self.sources(how) | dict(inputs or {}),
             model=model,
             grows=f"{Run.SOURCES}/",
+            made_by=f"judge {self.kind or self.name}",
         )
         keys = self.run.query_shards()
         return run_stage(

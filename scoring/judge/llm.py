@@ -95,7 +95,7 @@ def judge_llm(run: Run, options: JudgeLlm, how: How) -> Manifest:
         )
     budget = Budget(options.max_requests, options.max_tokens_total)
     doors = [Door(run, model, budget) for model in models(options)]
-    judging = Judging(run, options.name, afresh=True)
+    judging = Judging(run, options.name, "llm", afresh=True)
     return judging.carry_out(
         options,
         one_process(how),
