@@ -97,19 +97,28 @@ class QueryShard:
             KeyError, ValueError: a candidate names a query of another shard, or a document that
                 there is not: a source wrote it wrong.
         """
-        parts = [self.positives] if positives else []
+        parts = [self.codes(*self.positives)] if positives else [np.empty(0, np.int64)]
         for source in sources:
             table = self.run.read(f"{Run.SOURCES}/{source}", self.key, IDS)
-            parts.append(self.places(table))
-            if (parts[-1][1] < 0).any():
-                doc_id = table["doc_id"][int(np.argmin(parts[-1][1]))]
-                raise ValueError(
-                    f"candidates of shard {self.key} name documents that are not in the corpus,"
-                    f" such as {doc_id}"
-                )
-        none = [np.empty(0, np.int64)]
-        codes = np.unique(np.concatenate(none + [self.codes(*part) for part in parts]))
+            parts.append(self.candidate_codes(table))
+        codes = np.unique(np.concatenate(parts))
         return Pairs(self, *divmod(codes, max(len(self.documents), 1)))
+
+    def candidate_codes(self, table: pa.Table) -> np.ndarray:
+        """Return the codes of a table of candidates.
+
+        Raises:
+            KeyError, ValueError: one names a query of another shard, or a document that there is
+                not: a source wrote it wrong.
+        """
+        query, row = self.places(table)
+        if (row < 0).any():
+            doc_id = table["doc_id"][int(np.argmin(row))]
+            raise ValueError(
+                f"candidates of shard {self.key} name documents that are not in the corpus, such as"
+                f" {doc_id}"
+            )
+        return self.codes(query, row)
 
     def candidates(self, found: tuple[np.ndarray, np.ndarray], k: int, source: str) -> pa.Table:
         """Turn a search's answer into a candidates table.

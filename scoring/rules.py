@@ -76,7 +76,7 @@ class Candidates:
         columns = ["query_id", "doc_id", "rank", "score"]
         names = [f"{shard.run.SOURCES}/{quota.source}" for quota in recipe.quotas]
         tables = [shard.run.read(name, shard.key, columns) for name in names]
-        codes = [shard.codes(*shard.places(table)) for table in tables]
+        codes = [shard.candidate_codes(table) for table in tables]
         ranks = [table["rank"].to_numpy().astype(np.int64) for table in tables]
         scores = [table["score"].to_numpy().astype(np.float32) for table in tables]
         source = np.repeat(np.arange(len(tables)), [len(table) for table in tables])

@@ -337,8 +337,11 @@ def test_n_is_for_n_tuple_only(run):
 
 
 def test_a_document_that_the_corpus_lacks_is_named(tmp_path):
-    run = toy_run(tmp_path, candidates={"bm25": {"q1": ["d99"]}}, similarity=None)
+    run = toy_run(tmp_path, candidates={"bm25": {"q1": ["d07"]}}, similarity=None)
     select(run, Select(name="s", sources=("bm25",)), HOW)
+    made = run.read("5_sets/s", "00000")
+    wrong = made.set_column(1, "doc_id", pa.array(["d99"]))
+    write_table(tmp_path / "5_sets/s/00000.parquet", wrong)
     with pytest.raises(UserError, match="document 'd99' is not in the corpus"):
         export(run, Export(name="s"), HOW)
 

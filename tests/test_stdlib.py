@@ -113,7 +113,7 @@ def test_stdlib_leaves_out_what_is_no_library(tmp_path, run, monkeypatch):
         )
     )
     whole = stdlib.read_stdlib
-    monkeypatch.setattr(stdlib, "read_stdlib", lambda: whole(root))
+    monkeypatch.setattr(stdlib, "read_stdlib", lambda sample: whole(root, sample))
     manifest, *_ = ingest(run, IngestStdlib(), How())
     docs = {doc_id: (title, text) for doc_id, title, text in documents(run)}
     assert sorted(docs) == sorted(
@@ -147,3 +147,19 @@ def test_the_real_standard_library(run):
     assert not [
         doc_id for doc_id in docs if doc_id.startswith(("test.", "idlelib.", "site-packages"))
     ]
+
+
+def test_a_sample_holds_whole_functions_and_grows_with_its_size():
+    everything = list(stdlib.read_stdlib().rows)
+    few, more = (list(stdlib.read_stdlib(sample=count).rows) for count in (40, 80))
+
+    def names(rows):
+        return {row.values[0] for row in rows if row.table == "documents"}
+
+    assert len(names(few)) == 40 and len(names(more)) == 80
+    assert names(few) < names(more) < names(everything)
+
+    def of(row):
+        return row.values[2].partition("\t")[0] if row.table == "rejects" else row.values[0]
+
+    assert few == [row for row in everything if of(row) in names(few)]

@@ -79,16 +79,15 @@ def read_candidates(folder: str) -> tuple[list[str], list[str], np.ndarray, np.n
     """Return queries, texts of distinct documents, and the pairs as places in both, in order of
     query, then document.
     """
-    from miner.corpus import Corpus
-    from miner.query_shard import candidate_pairs
+    from miner.query_shard import QueryShard
     from miner.store import Run
 
     run = Run(Path(folder) / "run")
     key, *_ = run.query_shards()
-    queries = run.read("1_tables/queries", key)
-    pairs = candidate_pairs(run, Corpus(run), queries["query_id"].to_pylist(), ["bm25"], key)
+    shard = QueryShard(run, key)
+    pairs = shard.pairs(["bm25"])
     rows, document = np.unique(pairs.row, return_inverse=True)
-    return queries["text"].to_pylist(), pairs.corpus.texts(rows), pairs.query, document
+    return shard.texts, shard.documents.texts(rows), pairs.query, document
 
 
 def mine_hard_negatives(folder: str, model: str) -> dict[str, Any]:

@@ -71,14 +71,13 @@ def write_candidates_run(folder: str, queries: int) -> dict[str, Any]:
 
 
 def _shard(run: Any, table: str, key: str) -> Any:
-    from miner.corpus import Corpus
-    from miner.query_shard import positive_rows
+    from miner.query_shard import QueryShard
     from miner.stages import Shard
     from miner.tables import CANDIDATES as FOUND
     from miner.tables import JUDGMENTS, conform
 
-    corpus, query_ids = Corpus(run), run.read("1_tables/queries", key)["query_id"].to_pylist()
-    _, gold = positive_rows(corpus, query_ids, run.read("1_tables/positives", key))
+    shard = QueryShard(run, key, made=False)
+    corpus, query_ids, gold = shard.documents, shard.query_ids, shard.positives[1]
     rng, count = np.random.default_rng(int(key)), len(query_ids)
     # distinct within a query
     rows = (rng.integers(len(corpus), size=(count, 1)) + np.arange(CANDIDATES) * 7) % len(corpus)
