@@ -14,10 +14,12 @@ import pyarrow as pa
 from miner.errors import UserError
 from miner.search.vectors import document_vectors
 from miner.store import Run
+from scoring.cells import Cells
 from scoring.judgments import read_judgments
 from scoring.recipe import SIMILARITY, Recipe
 from scoring.rules import Candidates
-from scoring.samplers import SAMPLERS, Cells, Pool
+from scoring.samplers import SAMPLERS
+from scoring.survivors import Pool
 
 # The draw depends on the seed and the ids alone: 52 bits of a hash, and never 0 or 1.
 DRAW = """

@@ -23,74 +23,19 @@ from miner.files import Stopwatch, atomic, code_version, write_json
 from miner.options import Options, option
 from miner.stages import Stage, finish
 from miner.store import MANIFEST, PLAN, Manifest, Run
-from scoring.figures import COLOURS, figures
+from scoring.findings import Interval, findings, listed, matched_size, value_of
+from scoring.metrics import FOLDER as METRICS
+from scoring.metrics import SETS as SCORED
+from scoring.metrics import SOURCES, Score
 from scoring.options import Select
-from scoring.score import FOLDER as METRICS
-from scoring.score import SETS as SCORED
-from scoring.score import SOURCES, Score, paired_difference
+from scoring.page import LIMIT, render, spaced
+from scoring.score import paired_difference
 from scoring.sets import changed_inputs, current_sets
 from scoring.show import Row, describe_shard
 
 FOLDER = Run.REPORT
-Interval = tuple[float, float | None, float | None]  # value, low, high
 SHOWN = 3  # negatives of a set under an example
 INPUT = ("format", "folder", "file", "corpus", "split")  # options of ingest that say what was read
-CUT, LIMIT = 300, 5000  # characters of a text that are shown, and that the page holds
-TERMS = {
-    "|N|": "Mean number of negatives of a query.",
-    "ECI": (
-        "Effective contrastive information, ln(1 + |N|) · 2SD / (S + D), of the set as it is. Set"
-        " size dominates it."
-    ),
-    "ECI@": (
-        "ECI of the best-ranked negatives only, as many for every set: the fair comparison. The"
-        " rows are sorted by it."
-    ),
-    "S": (
-        "Signal: mean similarity s_n of query and negative under the target encoder. Higher is"
-        " harder."
-    ),
-    "D": "Margin: mean of s_p − s_n, how far negatives stay below the positive. Higher is safer.",
-    "E": "Efficiency: harmonic mean of S and D.",
-    "I": "Capacity: ln(1 + |N|).",
-    "probe": (
-        "How often a classifier of words alone tells a negative from its original: about .5 is"
-        " never, above is an artefact."
-    ),
-    "unsafe": (
-        "Share of (query, positive, negative) triples with s_n ≥ s_p: the model already holds the"
-        " negative to be the better answer."
-    ),
-    "without": "Share of queries that the recipe left without any negative.",
-    "rows": "Negatives in the set, over all queries.",
-    "left out": "Candidates that the recipe left out; the section below says why.",
-}
-REASONS = {
-    "positive": "a positive of the query, by id",
-    "same_text": "the text of a positive under another id",
-    "near_duplicate": "a near-copy of a positive",
-    "contains_positive": "a text that contains a positive",
-    "equals_query": "the query's own text",
-    "linked": "linked to a positive, or from one",
-    "co_cited": "cited by a document that also cites a positive",
-    "same_label": "of a positive's class",
-    "near_positive": "a vector that is nearly a positive's",
-    "promote": "relevant, as judges say: written apart as a likely positive",
-    "drop": "dropped by a judge's own verdict",
-    "other_positive": "a positive of another query",
-    "min_rank": "ranked better than the recipe's window",
-    "max_rank": "ranked worse than the recipe's window",
-    "no_score": "no score, where a rule needs one",
-    "absolute_margin": "too near the lowest positive",
-    "percent_margin": "too near the lowest positive",
-    "percentile_margin": "above that percentile of all positives' scores",
-    "min_score": "below the lowest score asked for",
-    "max_score": "above the highest score asked for",
-    "quantile": "not hard enough for the sampler",
-    "eci": "would lower the set's ECI",
-    "quota": "beyond the K of its source",
-    "negatives": "beyond the number of negatives of a query",
-}
 
 
 class Report(Options):
@@ -146,7 +91,7 @@ def collect(run: Run, options: Report) -> Row:
     sets = [_set(run, name) for name in names]
     matched = matched_size(sets)
     sets.sort(
-        key=lambda row: (-_value(row, f"eci_v1@{matched}" if matched else "eci_v1"), row["name"])
+        key=lambda row: (-value_of(row, f"eci_v1@{matched}" if matched else "eci_v1"), row["name"])
     )
     stages = [_stage(run, manifest) for manifest in _manifests(run)]
     return {
@@ -209,13 +154,13 @@ def _stage(run: Run, manifest: Manifest) -> Row:
 def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
     """Return what a reader must know before trusting the numbers."""
     warnings = [
-        f"{row['name']} rests on {_and(row['changed'])}, changed since it was scored."
+        f"{row['name']} rests on {listed(row['changed'])}, changed since it was scored."
         for row in sets
         if row["changed"]
     ]
     unscored = sorted({*run.names(run.SETS)} - {row["name"] for row in sets})
     if unscored:
-        warnings.append(f"Not scored, so not on this page: {_and(unscored)}.")
+        warnings.append(f"Not scored, so not on this page: {listed(unscored)}.")
     ways = {
         json.dumps([row["scoring"][name] for name in ("unsafe", "confidence", "resamples")])
         for row in sets
@@ -230,13 +175,13 @@ def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
     )
     folders = [folder.relative_to(run.path).as_posix() for folder in half]
     if folders := [folder for folder in folders if folder < FOLDER]:
-        warnings.append(f"Half done: {_and(folders)}.")
+        warnings.append(f"Half done: {listed(folders)}.")
     old = [
         stage["stage"]
         for stage in stages
         if stage["changed"] and not stage["stage"].startswith(SCORED)
     ]
-    return [*warnings, f"Older than what they were made from: {_and(old)}."] if old else warnings
+    return [*warnings, f"Older than what they were made from: {listed(old)}."] if old else warnings
 
 
 # ---- numbers
@@ -285,27 +230,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _value(row: Row, measure: str) -> float:
-    """Return a measure of a set, below all others if it has none."""
-    value = row["measures"].get(measure, {}).get("value")
-    return -math.inf if value is None else float(value)
-
-
-def matched_size(sets: list[Row]) -> int | None:
-    """Return the largest m for which every set has ECI@m, sets that have it for no m aside; None
-    if there is none.
-    """
-    sizes = [
-        {
-            entry["k"]
-            for name, entry in row["measures"].items()
-            if name.startswith("eci_v1@") and entry["value"] is not None
-        }
-        for row in sets
-    ]
-    return max(set.intersection(*filter(None, sizes)), default=None) if any(sizes) else None
-
-
 def recipe(options: Mapping[str, Any]) -> str:
     """Say a set's recipe in one line: sources, then every rule that is not at its default."""
     defaults = Select(name="s", sources=("s",)).record()  # as a manifest has them: lists for tuples
@@ -322,12 +246,12 @@ def _rule(name: str, value: Any) -> str:
     cross-encoder".
     """
     if value is True:
-        return _words(name)
+        return spaced(name)
     given = [text.rpartition("=") for text in value] if isinstance(value, (list, tuple)) else []
     said = [f"{bound} by {judge}" if judge else bound for judge, _, bound in given] or [
         f"{value:g}" if isinstance(value, float) else f"{value}"
     ]
-    return f"{_words(name)} {' and '.join(said)}"
+    return f"{spaced(name)} {' and '.join(said)}"
 
 
 def _lead(run: Run, sets: list[Row], matched: int | None) -> Interval | None:
@@ -348,82 +272,6 @@ def _lead(run: Run, sets: list[Row], matched: int | None) -> Interval | None:
         if options.resamples
         else None
     )
-
-
-def findings(sets: list[Row], matched: int | None, lead: Interval | None) -> list[str]:
-    """Say in plain sentences which set is ahead at a matched |N|, and whether that is more than
-    chance.
-
-    Args:
-        sets: sorted by that ECI, best first.
-        matched: the |N|; None if the sets have none in common.
-        lead: paired difference of the first two and its interval, if known.
-    """
-    if len(sets) == 1:
-        return ["One set is scored, so there is nothing to compare it with."]
-    if matched is None:
-        return [
-            "The sets have no |N| in common; ECI as is mostly compares their sizes, so no set is"
-            " marked as best."
-        ]
-    small = [row["name"] for row in sets if _value(row, f"eci_v1@{matched}") == -math.inf]
-    if small:
-        rest = findings(sets[: -len(small)], matched, lead)
-        return [*rest, f"Not compared, with less than one negative a query: {_and(small)}."]
-    entries = [row["measures"][f"eci_v1@{matched}"] for row in sets]
-    said = (
-        f"At the matched |N| of {matched}, {sets[0]['name']} has the highest ECI,"
-        f" {_with_interval(entries[0])}"
-    )
-    risk = _unsafe(sets)
-    if any(entry["low"] is None for entry in entries):
-        return [
-            f"{said}; there are no intervals, so whether that is more than chance is open.",
-            risk,
-        ]
-    near = [
-        row["name"]
-        for row, entry in zip(sets[1:], entries[1:], strict=True)
-        if entry["high"] >= entries[0]["low"]
-    ]
-    if not near:
-        return [f"{said}; its interval lies above that of every other set.", risk]
-    said += f", but its interval overlaps that of {_and(near)}"
-    if lead is None or lead[1] is None or lead[2] is None:
-        return [f"{said}: this run does not tell them apart.", risk]
-    paired = (
-        f"Query by query it is {lead[0]:.3f} ({lead[1]:.3f} to {lead[2]:.3f}) ahead of the next,"
-        f" {sets[1]['name']}"
-    )
-    verdict = (
-        "a difference that this run supports"
-        if lead[1] > 0
-        else "zero is possible, so this run does not tell the two apart"
-    )
-    return [f"{said}.", f"{paired}: {verdict}.", risk]
-
-
-def _unsafe(sets: list[Row]) -> str:
-    shares = [row["measures"].get("unsafe_share", {}).get("value") for row in sets]
-    others = [share for share in shares[1:] if share is not None]
-    said = f"{_share(shares[0])} of its triples are unsafe"
-    return (
-        f"{said}, against {_share(min(others))} to {_share(max(others))} in the other sets."
-        if others
-        else f"{said}."
-    )
-
-
-def _with_interval(entry: Row) -> str:
-    return f"{entry['value']:.3f}" + (
-        "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
-    )
-
-
-def _and(names: list[str]) -> str:
-    if len(names) > 4:
-        names = [*names[:3], f"{len(names) - 3} more"]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _histograms(run: Run, name: str) -> dict[str, Row]:
@@ -535,64 +383,3 @@ def _cut(row: Row) -> Row:
 
 
 # ---- the page
-
-
-def render(data: Row) -> str:
-    """Return the page: one HTML file that fetches nothing."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": _number,
-        "share": _share,
-        "head": _head,
-        "words": _words,
-        "pretty": _pretty,
-    }
-    environment.tests["code"] = _is_code
-    return environment.get_template("report.html.jinja").render(
-        **data,
-        figures=figures(data),
-        plotlyjs=get_plotlyjs(),
-        terms=TERMS,
-        reasons=REASONS,
-        colours=COLOURS,
-        limit=LIMIT,
-    )
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}".replace("-", "−")
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False)
-
-
-def _head(text: str) -> str:
-    """Return the beginning of a text, up to the last white space before the cut if one is near."""
-    if len(text) <= CUT:
-        return text
-    place = max(text.rfind(" ", CUT - 40, CUT), text.rfind("\n", CUT - 40, CUT))
-    return text[: place if place > 0 else CUT]
-
-
-def _is_code(text: str) -> bool:
-    return any(line.startswith(("    ", "\t")) for line in text.split("\n"))

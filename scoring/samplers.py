@@ -7,117 +7,34 @@ alone: so neither shards nor workers can change a set. Ties are broken by turn.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-Vectors = Callable[[np.ndarray], np.ndarray]
-Need = Literal["score", "positives", "weight", "vectors"]
+from scoring.survivors import Need, Pool, place_by, required, weighted_race
+
 # a unit vector is in the span of others if no more than this of it, squared, is outside; float32 is
 # good for 1e-14
 DEPENDENT = 1e-10
 
 
-@dataclass(frozen=True)
-class Pool:
-    """The survivors of a shard: distinct documents, one query after the other.
-
-    What a sampler does not need, as `SAMPLERS` says, may be left out.
-
-    Attributes:
-        query: (c,) int64, ascending.
-        turn: (c,) int64, unique within a query; the lowest comes first in order of retrieval ranks.
-        draw: (c,) float64 in (0, 1), uniform, made of (seed, query_id, doc_id) alone.
-        score: (c,) float64, s_n, finite.
-        positive_query: (p,) int64, ascending: the queries of all positives; every query in `query`
-            has one, others may be there too.
-        positive_score: (p,) float64, s_p, finite where the query is in `query`.
-        weight: (c,) float64 from 0, as `Cells.weigh` gives them.
-        vectors: places in this pool (m,) -> (m, d) float32, asked for one query at a time.
-    """
-
-    query: np.ndarray
-    turn: np.ndarray
-    draw: np.ndarray
-    score: np.ndarray | None = None
-    positive_query: np.ndarray | None = None
-    positive_score: np.ndarray | None = None
-    weight: np.ndarray | None = None
-    vectors: Vectors | None = None
-
-    def bounds(self) -> np.ndarray:
-        """Return where each query's survivors begin, and where the last one's end, (queries +
-        1,) int64.
-        """
-        return np.flatnonzero(np.diff(self.query, prepend=np.nan, append=np.nan))
-
-    def positives(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the scores of positives, (p,), and where in them those of each query begin and
-        end, each (queries,) int64.
-
-        Raises:
-            ValueError: a query has none, or one without a score.
-        """
-        if self.positive_query is None or self.positive_score is None:
-            raise ValueError("this sampler needs positives")
-        queries = self.query[self.bounds()[:-1]]
-        first, end = (
-            np.searchsorted(self.positive_query, queries, side) for side in ("left", "right")
-        )
-        unscored = np.concatenate(([0], np.cumsum(~np.isfinite(self.positive_score))))
-        if ((first == end) | (unscored[first] < unscored[end])).any():
-            raise ValueError(
-                "this sampler needs positives of every query, and finite scores of them"
-            )
-        return self.positive_score, first, end
-
-
-def _given(value: np.ndarray | None, name: str) -> np.ndarray:
-    if value is None or not np.isfinite(value).all():
-        raise ValueError(f"this sampler needs {name} of every survivor, finite")
-    return value
-
-
-def _place(pool: Pool, *keys: np.ndarray) -> np.ndarray:
-    """Return the positions of survivors in ascending order of keys, the first key first, then of
-    turn.
-    """
-    order = np.lexsort((pool.turn, *reversed(keys), pool.query))
-    bounds = pool.bounds()
-    position = np.empty(len(order), np.int64)
-    position[order] = np.arange(1, len(order) + 1) - np.repeat(bounds[:-1], np.diff(bounds))
-    return position
-
-
-def _race(pool: Pool, log_weight: np.ndarray) -> np.ndarray:
-    """Draw without replacement, each time with a chance in proportion to the weights of what is
-    left.
-
-    The order of log w - log(-log u), falling, is such a draw: the keys u^(1/w) of Efraimidis and
-    Spirakis 2006, "Weighted random sampling with a reservoir", twice in logarithms. Where equal
-    weights are so far off that u vanishes beside them, u still decides.
-    """
-    return _place(pool, np.log(-np.log(pool.draw)) - log_weight, -pool.draw)
-
-
 def top(pool: Pool) -> np.ndarray:
     """Order by turn: the best retrieval ranks first."""
-    return _place(pool)
+    return place_by(pool)
 
 
 def random(pool: Pool) -> np.ndarray:
     """Order by draw: uniform without replacement."""
-    return _place(pool, pool.draw)
+    return place_by(pool, pool.draw)
 
 
 def hardest(pool: Pool) -> np.ndarray:
     """Order by score: the highest first, whatever source found it. Ours; what
     `mine_hard_negatives` does with the scores of a reranker.
     """
-    return _place(pool, -_given(pool.score, "score"))
+    return place_by(pool, -required(pool.score, "score"))
 
 
 def simans(pool: Pool, a: float, b: float) -> np.ndarray:
@@ -138,8 +55,8 @@ def simans(pool: Pool, a: float, b: float) -> np.ndarray:
     lowest = np.minimum.reduceat(
         np.append(positive, np.inf), np.stack((first, end), axis=1).ravel()
     )[::2]
-    distance = _given(pool.score, "score") - np.repeat(lowest, np.diff(pool.bounds())) - b
-    return _race(pool, -a * distance**2)
+    distance = required(pool.score, "score") - np.repeat(lowest, np.diff(pool.bounds())) - b
+    return weighted_race(pool, -a * distance**2)
 
 
 def quantile(pool: Pool, alpha: float) -> np.ndarray:
@@ -155,85 +72,12 @@ def quantile(pool: Pool, alpha: float) -> np.ndarray:
         alpha: share kept, in (0, 1]: at least one survivor, and more than the share where scores
             tie at the quantile.
     """
-    score, bounds = _given(pool.score, "score"), pool.bounds()
+    score, bounds = required(pool.score, "score"), pool.bounds()
     # 0.07 * 100 is a little over 7
     least = np.ceil(np.diff(bounds) * alpha - 1e-9).astype(np.int64).clip(1)
     falling = score[np.lexsort((-score, pool.query))]
     kept = score >= np.repeat(falling[bounds[:-1] + least - 1], np.diff(bounds))
-    return np.where(kept, _place(pool, ~kept, pool.draw), 0)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """How often each pair (bin of surface similarity, bin of semantic similarity) occurs among the
-    survivors of a run.
-
-    Ours: inverse propensity after an idea of DebCSE (Miao et al. 2023), whose own formula is
-    another. Bins are equally wide; surface similarities from 0 to 1, scores from low to high; what
-    lies beyond is in the outermost bin. Counts of shards are added by `+`.
-
-    Attributes:
-        counts: (bins, bins) int64, survivors by surface bin, score bin.
-        low: lower edge of the lowest score bin.
-        high: upper edge of the highest one.
-    """
-
-    counts: np.ndarray
-    low: float
-    high: float
-
-    @classmethod
-    def count(
-        cls, surface: np.ndarray, score: np.ndarray, bins: int, low: float, high: float
-    ) -> "Cells":
-        """Count the survivors of a shard: surface and score, both (c,)."""
-        places = _bin(surface, bins, 0.0, 1.0) * bins + _bin(score, bins, low, high)
-        return cls(np.bincount(places, minlength=bins * bins).reshape(bins, bins), low, high)
-
-    def __add__(self, other: "Cells") -> "Cells":
-        return Cells(self.counts + other.counts, self.low, self.high)
-
-    def weights(self, cap: float) -> np.ndarray:
-        """Return the weight of each cell, min(target share / observed share, cap), over its mean
-        over all survivors; 0 of an empty one.
-
-        The target is uniform over the cells that are not empty.
-
-        Args:
-            cap: above 0; inf for none.
-
-        Returns:
-            (bins, bins) float64.
-        """
-        occupied = self.counts > 0
-        target, observed = 1 / max(occupied.sum(), 1), self.counts / max(self.counts.sum(), 1)
-        raw = np.where(occupied, np.minimum(target / np.where(occupied, observed, 1), cap), 0.0)
-        return raw / ((raw * observed).sum() or 1.0)
-
-    def weigh(self, surface: np.ndarray, score: np.ndarray, cap: float) -> np.ndarray:
-        """Return the weights of the survivors of a shard, (c,) float64: what `Pool.weight`
-        takes.
-        """
-        bins = len(self.counts)
-        return self.weights(cap)[
-            _bin(surface, bins, 0.0, 1.0), _bin(score, bins, self.low, self.high)
-        ]
-
-    def effective_sample_size(self, cap: float) -> float:
-        """Return (sum w)^2 / sum w^2 over all survivors of the run: how many equally weighted
-        ones would tell as much; 0 of none.
-        """
-        weights = self.weights(cap)
-        squares = (self.counts * weights**2).sum()
-        return float((self.counts * weights).sum() ** 2 / squares) if squares else 0.0
-
-
-def _bin(value: np.ndarray, bins: int, low: float, high: float) -> np.ndarray:
-    if not (np.isfinite(value).all() and low <= high):
-        raise ValueError(
-            f"cells need finite values, and edges that do not fall (found {low} and {high})"
-        )
-    return ((value - low) / ((high - low) or 1.0) * bins).clip(0, bins - 1).astype(np.int64)
+    return np.where(kept, place_by(pool, ~kept, pool.draw), 0)
 
 
 def propensity(pool: Pool) -> np.ndarray:
@@ -241,7 +85,7 @@ def propensity(pool: Pool) -> np.ndarray:
     comes last. Ours: see `Cells`.
     """
     with np.errstate(divide="ignore"):
-        return _race(pool, np.log(_given(pool.weight, "weight")))
+        return weighted_race(pool, np.log(required(pool.weight, "weight")))
 
 
 def diverse(pool: Pool, theta: float, most: int | None = None) -> np.ndarray:
@@ -260,7 +104,7 @@ def diverse(pool: Pool, theta: float, most: int | None = None) -> np.ndarray:
         most: choices a query, after which the others follow by turn: for a caller who takes no
             more. Each costs c (d + most) operations of a query with c survivors.
     """
-    bonus = _given(pool.score, "score") * (theta / (1 - theta))
+    bonus = required(pool.score, "score") * (theta / (1 - theta))
     if pool.vectors is None:
         raise ValueError("this sampler needs vectors")
     bounds, steps = pool.bounds(), np.full(len(pool.query), len(pool.query) + 1)
@@ -271,7 +115,7 @@ def diverse(pool: Pool, theta: float, most: int | None = None) -> np.ndarray:
             _columns(pool.vectors(places)), bonus[places], len(places) if most is None else most
         )
         steps[places[picked]] = np.arange(len(picked))
-    return _place(pool, steps)
+    return place_by(pool, steps)
 
 
 def _columns(vectors: np.ndarray) -> np.ndarray:
@@ -353,7 +197,7 @@ def eci(pool: Pool) -> np.ndarray:
     Args:
         pool: with score and positives.
     """
-    score, (positive, first, end) = _given(pool.score, "score"), pool.positives()
+    score, (positive, first, end) = required(pool.score, "score"), pool.positives()
     by_turn = np.lexsort((pool.turn, pool.query))
     position = np.zeros(len(by_turn), np.int64)
     position[by_turn] = _greedy_eci(pool.bounds(), score[by_turn], first, end, positive)

@@ -7,64 +7,44 @@ every set.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_table
-from miner.options import Options, option
 from miner.query_shard import IDS, QueryShard
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
-from miner.tables import METRICS, conform
-from scoring.eci import capacity, eci_v1, efficiency, margins
+from miner.tables import METRICS
+from scoring.eci import margins
 from scoring.judgments import Judgments, read_judgments
+from scoring.metrics import (
+    COLUMNS,
+    FOLDER,
+    SETS,
+    SOURCES,
+    Score,
+    evaluate,
+    matched_sizes,
+    metric_rows,
+    percentile_interval,
+    query_sums,
+    read_sums,
+    set_measures,
+)
 from scoring.probe import probe_set, rows_of
 from scoring.recipe import require_judged
+from scoring.retrieval import score_source
 from scoring.sets import need_set
 
-FOLDER, SETS, SOURCES = Run.METRICS, f"{Run.METRICS}/_per_query", f"{Run.METRICS}/_sources"
 SIMILARITY = f"{Run.JUDGES}/similarity"
-# sizes at which sets are compared, the first m negatives of each query
-MATCHED = (1, 3, 5, 10, 25, 50, 100)
-SUMS = ("negatives", "triples", "signal", "margin")
-COLUMNS = (*SUMS, "unsafe", "empty", *(f"{name}@{size}" for size in MATCHED for name in SUMS))
-OF_SOURCES = ("resamples", "confidence", "seed")  # options that a source's measures depend on
 BIN = 0.02
 RANGES = {"s_n": 1.0, "s_p": 1.0, "margin": 2.0}  # quantity -> it lies within plus or minus this
-CHUNK = 1 << 22  # draws that are in memory at a time
-
-Sums = Mapping[str, np.ndarray]
-Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a resample
-
-
-Unsafe = Literal["hinge", "none"]
-
-
-class Score(Options):
-    """ECI and its parts, for sets; retrieval quality, for sources."""
-
-    sets: tuple[str, ...] = option((), "sets to score [default: all]", argument=True)
-    unsafe: Unsafe = option(
-        "hinge", "margins below zero count as zero (hinge) or as they are (none)"
-    )
-    probe: bool = option(
-        False,
-        "artefact probe: can a classifier of words alone tell negatives from originals? (.5: it"
-        " cannot)",
-    )
-    probe_most: int = option(
-        50000, "pairs of negative and original that the probe reads; of more a part is drawn", ge=10
-    )
-    resamples: int = option(1000, "bootstrap resamples of queries; 0 for no intervals", ge=0)
-    confidence: float = option(0.95, "of the intervals", gt=0, lt=1)
-    seed: int = option(0, "seed of the bootstrap")
 
 
 def score(run: Run, options: Score, how: How) -> list[Manifest]:
@@ -94,7 +74,7 @@ def score(run: Run, options: Score, how: How) -> list[Manifest]:
         )
     scored = [_score_set(run, name, options, how) for name in names]
     return scored + [
-        _score_source(run, name, options, how) for name in sources if _answers_queries(run, name)
+        score_source(run, name, options, how) for name in sources if _answers_queries(run, name)
     ]
 
 
@@ -143,8 +123,8 @@ def paired_difference(
     values, resamples = [], []
     for name in (set_a, set_b):
         manifest = run.need(f"{SETS}/{name}", f"score {name}")
-        sums = _read_sums(run, manifest.stage)
-        value, spread = _evaluate(sums, options, partial(_set_measures, sizes=_sizes(sums)))
+        sums = read_sums(run, manifest.stage)
+        value, spread = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
         key = next((key for key in value if key[0] == measure), None)
         if key is None:
             raise UserError(
@@ -153,7 +133,9 @@ def paired_difference(
             )
         values.append(value[key][0])
         resamples.append(spread[key])
-    return float(values[0] - values[1]), *_interval(resamples[0] - resamples[1], options.confidence)
+    return float(values[0] - values[1]), *percentile_interval(
+        resamples[0] - resamples[1], options.confidence
+    )
 
 
 def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
@@ -181,11 +163,11 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
     )
 
     def reduce() -> dict[str, Any]:
-        sums = _read_sums(run, stage.folder)
-        value, spread = _evaluate(sums, options, partial(_set_measures, sizes=_sizes(sums)))
+        sums = read_sums(run, stage.folder)
+        value, spread = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
         with_negatives = int((sums["empty"] == 0).sum())
         rows, facts = (
-            _rows(name, value, spread, options.confidence, with_negatives),
+            metric_rows(name, value, spread, options.confidence, with_negatives),
             dict[str, Any](),
         )
         if options.probe and (probe := probe_set(run, name, options.probe_most, options.seed)):
@@ -244,30 +226,6 @@ def _by_query(
     return np.split(score[known], ends) if shard.query_ids else [], int((~known).sum())
 
 
-def query_sums(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.ndarray:
-    """Return all that a set's measures need to know of one query, in the order of COLUMNS.
-
-    Args:
-        positive: (p,) similarities to the positives.
-        negative: (n,) similarities to the negatives, in the order of the set.
-        hinge: margins below zero count as zero.
-
-    Returns:
-        (len(COLUMNS),) float64: negatives, triples, sum of s_n, sum of margins over triples,
-        triples with s_n >= s_p, 1 if there is no negative; then the first four again for the first
-        m negatives only.
-    """
-    sizes = np.minimum((len(negative), *MATCHED), len(negative))
-    signal = np.concatenate(([0.0], np.cumsum(negative)))[sizes]
-    margin = np.concatenate(([0.0], np.cumsum(margins(positive, negative, hinge).sum(axis=0))))[
-        sizes
-    ]
-    sums = np.stack((sizes, sizes * len(positive), signal, margin), axis=1)
-    unsafe = np.count_nonzero(margins(positive, negative, hinge=False) <= 0)
-    flags = np.array([unsafe, len(negative) == 0], np.float64)
-    return np.concatenate((sums[0], flags, sums[1:].ravel()))
-
-
 def _histograms(quantities: Mapping[str, Iterable[np.ndarray]]) -> pa.Table:
     """Count values in bins of one width; what lies outside counts in the end bins."""
     parts = []
@@ -288,189 +246,3 @@ def _histograms(quantities: Mapping[str, Iterable[np.ndarray]]) -> pa.Table:
             )
         )
     return pa.concat_tables(parts)
-
-
-def _read_sums(run: Run, folder: str) -> dict[str, np.ndarray]:
-    """Return the numbers of all queries of a run, column by column, in order of query."""
-    tables = [run.read(folder, key).drop_columns("query_id") for key in run.query_shards()]
-    table = pa.concat_tables(tables)
-    return {column: table[column].to_numpy() for column in table.column_names}
-
-
-def _sizes(sums: Sums) -> list[int]:
-    """Return the matched sizes that a set reaches on average."""
-    mean = sums["negatives"].sum() / max(1, len(sums["negatives"]))
-    return [size for size in MATCHED if size <= np.floor(mean + 0.5)]
-
-
-def _set_measures(sums: Sums, queries: int, sizes: Sequence[int]) -> Values:
-    """Turn sums over queries into measures; each sum is (r,), one value a resample."""
-    values: Values = {}
-    for suffix, k in [("", None), *((f"@{size}", size) for size in sizes)]:
-        mean = sums[f"negatives{suffix}"] / queries
-        signal = _ratio(sums[f"signal{suffix}"], sums[f"negatives{suffix}"])
-        margin = _ratio(sums[f"margin{suffix}"], sums[f"triples{suffix}"])
-        values |= {
-            (f"eci_v1{suffix}", k): eci_v1(mean, signal, margin),
-            (f"signal{suffix}", k): signal,
-            (f"margin{suffix}", k): margin,
-        }
-        if not suffix:
-            values |= {
-                ("efficiency", k): efficiency(signal, margin),
-                ("capacity", k): capacity(mean),
-                ("negatives", k): mean,
-            }
-    values["unsafe_share", None] = _ratio(sums["unsafe"], sums["triples"])
-    values["queries_without_negatives", None] = sums["empty"] / queries
-    return values
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-
-
-def _evaluate(
-    sums: Sums, options: Score, measures: Callable[[Sums, int], Values]
-) -> tuple[Values, Values]:
-    """Return every measure of all queries, (1,), and of each resample of them, (resamples,)."""
-    matrix = np.stack(list(sums.values()), axis=1)
-    totals, resampled = (
-        matrix.sum(axis=0, keepdims=True),
-        bootstrap(matrix, options.resamples, options.seed),
-    )
-    point, spread = (
-        measures(dict(zip(sums, sheet.T, strict=True)), max(1, len(matrix)))
-        for sheet in (totals, resampled)
-    )
-    return point, spread
-
-
-def bootstrap(matrix: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return column sums of `resamples` draws of rows with replacement; the draws depend on seed
-    and number of rows alone.
-
-    Args:
-        matrix: (q, s), a row per query.
-
-    Returns:
-        (resamples, s).
-    """
-    queries, random = len(matrix), np.random.default_rng(seed)
-    out = np.zeros((resamples, matrix.shape[1]))
-    step = max(1, CHUNK // max(1, queries))
-    for start in range(0, resamples if queries else 0, step):
-        count = min(step, resamples - start)
-        drawn = random.integers(0, queries, (count, queries)) + np.arange(count)[:, None] * queries
-        times = np.bincount(drawn.ravel(), minlength=count * queries).reshape(count, queries)
-        # Not a BLAS product: einsum adds in one order, whatever the number of threads.
-        out[start : start + count] = np.einsum("rq,qs->rs", times.astype(np.float64), matrix)
-    return out
-
-
-def _interval(resamples: np.ndarray, confidence: float) -> tuple[float | None, float | None]:
-    """Return the percentile interval of the resamples in which a measure exists."""
-    known = resamples[~np.isnan(resamples)]
-    if not len(known):
-        return None, None
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def _rows(name: str, value: Values, spread: Values, confidence: float, n: int) -> pa.Table:
-    rows = []
-    for (measure, k), point in value.items():
-        low, high = _interval(spread[measure, k], confidence)
-        known = None if np.isnan(point[0]) else float(point[0])
-        rows.append(
-            {
-                "set_name": name,
-                "measure": measure,
-                "k": k,
-                "value": known,
-                "low": low,
-                "high": high,
-                "n": n,
-            }
-        )
-    return conform(pa.Table.from_pylist(rows, METRICS.schema), METRICS)
-
-
-def _score_source(run: Run, name: str, options: Score, how: How) -> Manifest:
-    """Measure a source's retrieval: candidates, positives -> ndcg@10 and recall@100, or less
-    deep if the source is.
-    """
-    found = run.need_current(f"{run.SOURCES}/{name}", f"mine {name}")
-    inputs = {run.TABLES: run.tables().fingerprint, f"{run.SOURCES}/{name}": found.fingerprint}
-    stage = Stage(
-        f"{SOURCES}/{name}",
-        "per_query",
-        options.model_dump(mode="json", include=set(OF_SOURCES)),
-        inputs,
-        cheap=True,
-        made_by="score",
-    )
-
-    def reduce() -> dict[str, Any]:
-        sums = _read_sums(run, stage.folder)
-        value, spread = _evaluate(sums, options, _source_measures)
-        rows = _rows(name, value, spread, options.confidence, int(sums["queries"].sum()))
-        write_table(run.path / FOLDER / f"source-{name}.parquet", rows)
-        return {"queries": len(sums["queries"])}
-
-    return run_stage(
-        run,
-        stage,
-        lambda: partial(_retrieval_shard, run, name, _depth(run, found)),
-        run.query_shards(),
-        how,
-        reduce,
-    )
-
-
-def _depth(run: Run, source: Manifest) -> int:
-    """Return to which rank a source answers every query in full: the k it was mined with, else
-    the deepest rank that it has.
-    """
-    mined = source.options.get("k")
-    if mined is not None:
-        return int(mined)
-    deepest = [
-        pc.max(run.read(source.stage, key)["rank"]).as_py() or 0 for key in run.query_shards()
-    ]
-    return max([1, *deepest])
-
-
-def _retrieval_shard(run: Run, name: str, depth: int, key: str) -> Shard:
-    import ir_measures
-
-    ndcg, recall = ir_measures.nDCG @ min(10, depth), ir_measures.R @ min(100, depth)
-    relevant: dict[str, dict[str, int]] = {}
-    for row in run.read(run.POSITIVES, key).to_pylist():
-        relevant.setdefault(row["query_id"], {})[row["doc_id"]] = max(1, row["relevance"] or 1)
-    found: dict[str, dict[str, float]] = {query_id: {} for query_id in relevant}
-    for row in (
-        run.read(f"{run.SOURCES}/{name}", key).select(["query_id", "doc_id", "rank"]).to_pylist()
-    ):
-        found.setdefault(row["query_id"], {})[row["doc_id"]] = -float(row["rank"])
-    measured = ir_measures.iter_calc([ndcg, recall], relevant, found) if relevant else ()
-    values = {(metric.query_id, metric.measure): metric.value for metric in measured}
-    query_ids = run.read(run.QUERIES, key)["query_id"].to_pylist()
-    columns: dict[str, Any] = {"query_id": pa.array(query_ids, pa.string())}
-    for label, measure in ((f"ndcg@{min(10, depth)}", ndcg), (f"recall@{min(100, depth)}", recall)):
-        columns[label] = pa.array(
-            [values.get((query_id, measure), 0.0) for query_id in query_ids], pa.float64()
-        )
-    columns["queries"] = pa.array(
-        [float(query_id in relevant) for query_id in query_ids], pa.float64()
-    )
-    return Shard({key: pa.table(columns)})
-
-
-def _source_measures(sums: Sums, queries: int) -> Values:
-    """Return means over the queries that have a positive."""
-    return {
-        (name, int(name.partition("@")[2])): _ratio(total, sums["queries"])
-        for name, total in sums.items()
-        if name != "queries"
-    }

@@ -23,11 +23,12 @@ from miner.query_shard import QueryShard
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.tables import PROMOTED, REJECTED, SETS, conform
+from scoring.cells import Cells
 from scoring.options import Select
 from scoring.pool import Survivors, count_cells, positions
 from scoring.recipe import Recipe, percentiles, read_recipe
 from scoring.rules import Candidates, Numbers, Rule, rules
-from scoring.samplers import SAMPLERS, Cells
+from scoring.samplers import SAMPLERS
 
 
 class Prepared(NamedTuple):

@@ -9,7 +9,7 @@ from miner.errors import UserError
 from miner.words.concreteness import Ratings, load_ratings, pick, ranking, words_of
 from miner.words.parsing import load_parser
 from miner.words.substitute import mine_substitute
-from miner.words.targets import MineSubstitute
+from miner.words.vocabulary import MineSubstitute
 
 PUBLISHED = "a plate of pasta with some chicken and broccoli mixed in with it"
 

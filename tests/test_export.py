@@ -12,11 +12,12 @@ from toy import COSINES, DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, Toy, table, toy
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_table
-from miner.ingest.formats import IngestCaptions
 from miner.ingest.ingest import ingest
+from miner.ingest.pairs import IngestCaptions
 from miner.store import Run
 from miner.tables import MADE, full_text
-from scoring.export import Export, Format, export
+from scoring.export import export
+from scoring.export_rows import Export, Format
 from scoring.open_clip import next_of_another_image
 from scoring.options import Select
 from scoring.select import select

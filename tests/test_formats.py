@@ -9,8 +9,8 @@ import pytest
 from ingested import documents, refuse, rejects, rows, write_jsonl, write_records, write_text
 
 from miner.engine import How
-from miner.ingest.formats import IngestCaptions, IngestPairs
 from miner.ingest.ingest import ingest
+from miner.ingest.pairs import IngestCaptions, IngestPairs
 from miner.ingest.rows import hash_id
 from miner.store import Run
 from miner.tables import IMAGES, POSITIVES, QUERIES

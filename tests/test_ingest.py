@@ -28,8 +28,9 @@ from miner.errors import UserError
 from miner.ingest import ingest as ingest_module
 from miner.ingest import staging
 from miner.ingest import staging as scatter
-from miner.ingest.formats import IngestBeir, IngestPairs
+from miner.ingest.formats import IngestBeir
 from miner.ingest.ingest import ingest
+from miner.ingest.pairs import IngestPairs
 from miner.ingest.rows import hash_id
 from miner.store import Run
 from miner.tables import POSITIVES, QUERIES

@@ -13,16 +13,10 @@ from hypothesis import strategies as st
 
 from miner.errors import UserError
 from miner.models import hub as models
-from miner.models.encoder import (
-    PROBES,
-    TextEncoder,
-    attempt,
-    encoder_facts,
-    encoder_fingerprint,
-    find_reader,
-    load_encoder,
-)
+from miner.models.batches import attempt
+from miner.models.encoder import TextEncoder, encoder_facts, encoder_fingerprint, load_encoder
 from miner.models.hub import Encoder, gpu_count, locate, own_device, resolve, weights_fingerprint
+from miner.models.reading import PROBES, find_reader
 
 LONG = " ".join(WORDS[29:])
 UNEVEN = [

@@ -9,9 +9,12 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.store import Run
 from scoring.figures import figures
+from scoring.findings import findings, matched_size
+from scoring.metrics import Score
 from scoring.options import Select
-from scoring.report import Report, collect, findings, matched_size, recipe, render, report
-from scoring.score import Score, score
+from scoring.page import render
+from scoring.report import Report, collect, recipe, report
+from scoring.score import score
 from scoring.select import select
 from scoring.show import describe
 

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scoring.cells import Cells
 from scoring.eci import eci_v1, margins
 from scoring.samplers import (
     SAMPLERS,
-    Cells,
-    Pool,
     diverse,
     eci,
     hardest,
@@ -23,6 +22,7 @@ from scoring.samplers import (
     simans,
     top,
 )
+from scoring.survivors import Pool
 
 OPTIONS = SimpleNamespace(simans_a=8.0, simans_b=-0.125, quantile=0.4, theta=0.5)
 CLOSE = 1e-9

@@ -16,8 +16,9 @@ from miner.search.vectors import IndexDense, index_dense
 from miner.store import Run
 from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 from scoring.judge.similarity import JudgeSimilarity, judge_similarity
+from scoring.metrics import Score
 from scoring.options import Select
-from scoring.score import Score, score
+from scoring.score import score
 from scoring.select import select
 
 HOW = How()

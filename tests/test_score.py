@@ -11,8 +11,9 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.tables import METRICS
 from scoring.eci import eci_v1
+from scoring.metrics import Score, bootstrap, query_sums
 from scoring.options import Select
-from scoring.score import Score, bootstrap, metrics, paired_difference, query_sums, score
+from scoring.score import metrics, paired_difference, score
 from scoring.select import select
 
 PLAIN = Score(resamples=0)

@@ -8,15 +8,16 @@ from toy import rows
 
 from miner.corpus import Documents, made_documents
 from miner.engine import How
-from miner.ingest.formats import IngestCaptions
 from miner.ingest.ingest import ingest
+from miner.ingest.pairs import IngestCaptions
 from miner.made import made_id
 from miner.store import Run
 from miner.words.parsing import load_parser
 from miner.words.substitute import mine_substitute
 from miner.words.swap import swap
-from miner.words.targets import MineSubstitute
-from scoring.export import Export, export
+from miner.words.vocabulary import MineSubstitute
+from scoring.export import export
+from scoring.export_rows import Export
 from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 from scoring.options import Select
 from scoring.select import select

@@ -101,8 +101,8 @@ def _name(arm: str) -> str:
 def ingest_captions(folder: str, limit: int | None) -> dict[str, Any]:
     """Read the captions; those of one image are each other's positives."""
     from miner.engine import How
-    from miner.ingest.formats import IngestCaptions
     from miner.ingest.ingest import ingest
+    from miner.ingest.pairs import IngestCaptions
     from miner.store import Run
 
     options = IngestCaptions(file=str(CAPTIONS), group="image_id", limit=limit)
@@ -116,7 +116,7 @@ def substitute(folder: str, arm: str, workers: int) -> dict[str, Any]:
     from miner.engine import How
     from miner.store import Run
     from miner.words.substitute import mine_substitute
-    from miner.words.targets import MineSubstitute
+    from miner.words.vocabulary import MineSubstitute
 
     run, options = Run(Path(folder)), MineSubstitute(name=_name(arm), **ARMS[arm])
     seconds = seconds_of(partial(mine_substitute, run, options, How(force=True, workers=workers)))

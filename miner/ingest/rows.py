@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from miner.ingest.readers import Bad, Input, Records
+from miner.ingest.inputs import Bad, Input, Records
 
 # bytes; ids are kept as fixed-width bytes, so a single long one would be paid for by all
 LONGEST_ID = 512

@@ -13,16 +13,8 @@ from typing import Any
 
 from miner.ingest.formats import read_qrels
 from miner.ingest.ingest import Ingest
-from miner.ingest.readers import (
-    Bad,
-    Input,
-    Records,
-    blocks,
-    find_input,
-    json_lines,
-    lines,
-    tsv_cells,
-)
+from miner.ingest.inputs import Bad, Input, Records, find_input, lines
+from miner.ingest.readers import blocks, json_lines, tsv_cells
 from miner.ingest.rows import (
     Item,
     Reading,

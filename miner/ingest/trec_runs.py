@@ -14,7 +14,7 @@ import pyarrow as pa
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest.readers import Bad, Input, find_input, lines
+from miner.ingest.inputs import Bad, Input, find_input, lines
 from miner.ingest.rows import LONGEST_ID, Reject
 from miner.ingest.staging import DATABASE, create, insert, open_database
 from miner.options import NAME

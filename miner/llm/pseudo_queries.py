@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import chain, count, islice
 
 from miner.files import file_fingerprint, fingerprint
-from miner.ingest.formats import CorpusColumns, corpus_rows
-from miner.ingest.readers import find_input
+from miner.ingest.inputs import find_input
+from miner.ingest.pairs import CorpusColumns, corpus_rows
 from miner.ingest.rows import Reading, Row, hash_id
 from miner.llm.client import Door
 from miner.llm.generate import Generator, Task, write

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 
 from miner.errors import UserError
 from miner.files import fingerprint
+from miner.models.batches import attempt, one_behind
 from miner.models.hub import (
     BUNDLED,
     DEFAULT_HUB_ID,
@@ -34,150 +34,15 @@ from miner.models.hub import (
     torch_keywords,
     weights_fingerprint,
 )
+from miner.models.reading import Reader, Role, Tokens, find_reader, resolve_prompt
 
 BACKEND_MODULES = {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel.openvino"}
 
-Role = Literal["query", "document"]
 Encode = Callable[[list[str], Role], np.ndarray]
-T = TypeVar("T")
 
-# texts given to the tokenizer at a time: what it makes of them is far larger than the token ids
-# that are kept
-AT_ONCE = 64
 # of a text, where sentence-transformers is to make the batches and only a number of texts can be
 # given
 TEXT_TOKENS = 256
-# as encode_query and encode_document choose
-PROMPTS = {"query": ["query"], "document": ["document", "passage", "corpus"]}
-PROBES = (["a", "two words"], ["a", "word " * 600])  # short; and longer than most models read
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The tokens of many texts, without padding.
-
-    Attributes:
-        values: name of a model's input, such as "input_ids" -> a 0, then the values of all texts,
-            one after the other.
-        lengths: tokens of each text (n,).
-        starts: where each text begins (n,).
-    """
-
-    values: dict[str, np.ndarray]
-    lengths: np.ndarray
-    starts: np.ndarray
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How a model reads the texts of one role.
-
-    Attributes:
-        tokenizer: of transformers, a fast one.
-        prompt: what is put before each text.
-        extras: what sentence-transformers hands the model with every batch beside matrices, such as
-            the prompt's length.
-    """
-
-    tokenizer: Any
-    prompt: str
-    extras: Mapping[str, Any]
-
-    def tokens(self, texts: list[str]) -> Tokens:
-        """Tokenize texts, truncated to what the model reads."""
-        lengths, parts = [], dict[str, list[np.ndarray]]()
-        for start in range(0, len(texts), AT_ONCE):
-            some = [self.prompt + text for text in texts[start : start + AT_ONCE]]
-            encoded = self.tokenizer(some, truncation="longest_first", return_attention_mask=False)
-            lengths += [len(row) for row in encoded["input_ids"]]
-            for name, rows in encoded.items():
-                parts.setdefault(name, [np.zeros(1, np.uint8)]).append(
-                    smallest(np.fromiter(chain.from_iterable(rows), np.int64))
-                )
-        values = {name: np.concatenate(some) for name, some in parts.items()}
-        return Tokens(values, np.array(lengths), np.cumsum([1, *lengths[:-1]]))
-
-    def features(self, tokens: Tokens, rows: np.ndarray) -> dict[str, Any]:
-        """Return what the model takes for some texts, given by place: matrices padded to the
-        longest of them, and the extras.
-        """
-        import torch
-
-        lengths = tokens.lengths[rows, None]
-        width = max(1, int(lengths.max()))
-        column = np.arange(width) - (
-            width - lengths if self.tokenizer.padding_side == "left" else 0
-        )
-        real = (column >= 0) & (column < lengths)
-        place = np.where(real, tokens.starts[rows, None] + column, 0)
-        padding = {
-            "input_ids": self.tokenizer.pad_token_id,
-            "token_type_ids": self.tokenizer.pad_token_type_id,
-        }
-        matrices = {
-            name: np.where(real, values[place].astype(np.int64), padding.get(name, 0))
-            for name, values in tokens.values.items()
-        }
-        matrices["attention_mask"] = real.astype(np.int64)
-        return {name: torch.from_numpy(matrix) for name, matrix in matrices.items()} | dict(
-            self.extras
-        )
-
-
-def smallest(numbers: np.ndarray) -> np.ndarray:
-    """Return whole numbers in the smallest type that holds them: token ids mostly take 2 bytes,
-    other inputs 1.
-    """
-    kind = np.result_type(
-        *(np.min_scalar_type(bound) for bound in (numbers.min(initial=0), numbers.max(initial=0)))
-    )
-    return numbers.astype(kind)
-
-
-def find_reader(model: Any, role: Role, prompt: str | None) -> Reader | None:
-    """Return how a model reads texts of a role, or None where only sentence-transformers itself can
-    tell.
-
-    A trial decides: a few texts must give exactly what sentence-transformers makes of them.
-    """
-    import torch
-    from transformers import PreTrainedTokenizerBase
-
-    tokenizer = getattr(model[0], "tokenizer", None)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
-        return None
-    expected = [dict(model.preprocess(texts, prompt=prompt, task=role)) for texts in PROBES]
-    reader = Reader(
-        tokenizer,
-        prompt or "",
-        {name: value for name, value in expected[0].items() if not isinstance(value, torch.Tensor)},
-    )
-    found = [reader.features(reader.tokens(texts), np.arange(len(texts))) for texts in PROBES]
-    return reader if all(map(same_features, found, expected)) else None
-
-
-def same_features(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two batches are the same for a model."""
-    import torch
-
-    def same(a: Any, b: Any) -> bool:
-        tensors = isinstance(a, torch.Tensor), isinstance(b, torch.Tensor)
-        return (
-            a.dtype == b.dtype and torch.equal(a, b)
-            if all(tensors)
-            else not any(tensors) and a == b
-        )
-
-    return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-
-
-def resolve_prompt(model: Any, role: Role, prompt: str | None) -> str | None:
-    """Return the prompt of a role as sentence-transformers chooses it: the given one, else the
-    model's for the role, else its default.
-    """
-    names = [name for name in PROMPTS[role] if name in model.prompts] or [model.default_prompt_name]
-    return model.prompts.get(names[0]) if prompt is None else prompt
 
 
 @dataclass
@@ -304,33 +169,6 @@ class TextEncoder:
                 " --dtype fp32"
             )
         return vectors / np.maximum(norms, 1e-12)
-
-
-def one_behind(batches: Iterator[T]) -> Iterator[T]:
-    """Yield each batch when the next one has begun: a GPU then works on that while this one is
-    fetched.
-    """
-    waiting = next(batches)
-    for batch in batches:
-        yield waiting
-        waiting = batch
-    yield waiting
-
-
-def attempt(work: Callable[..., T], *arguments: Any) -> T | None:
-    """Return what `work` gives, or None if memory ran out; then what it held is free again."""
-    try:
-        return work(*arguments)
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(
-            sign in str(error) for sign in OUT_OF_MEMORY
-        ):
-            raise
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
 
 
 def encoder_facts(options: Encoder) -> dict[str, Any]:

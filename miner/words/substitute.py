@@ -27,7 +27,8 @@ from miner.words.edits import change_of, lemmas_of, put
 from miner.words.neighbours import PARTS
 from miner.words.parsing import load_parser, parser_fingerprint
 from miner.words.swap import swap
-from miner.words.targets import GIVEN_FOLDER, MineSubstitute, find_slots, words_in
+from miner.words.targets import GIVEN_FOLDER, find_slots, words_in
+from miner.words.vocabulary import MineSubstitute
 from miner.words.wordnet import load_wordnet
 
 KINDS = {"O": "object", "A": "attribute", "R": "relation"}

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest.readers import find_input
+from miner.ingest.inputs import find_input
 from miner.options import Options, option
 from miner.store import Manifest, Run
 from scoring.judge.judging import Asked, Judge, Judged, Judging, judgments

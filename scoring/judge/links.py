@@ -26,7 +26,7 @@ import pyarrow as pa
 from miner.corpus import Corpus
 from miner.errors import UserError
 from miner.files import write_array, write_json
-from miner.ingest.readers import one_line
+from miner.ingest.inputs import one_line
 from miner.store import Run
 
 FOLDER, FACTS = "_links", "facts.json"  # below the judge's folder; the facts are written last

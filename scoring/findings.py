@@ -1,0 +1,112 @@
+"""Scored sets -> plain sentences: which is ahead at a matched |N|, and whether that is more than
+chance.
+"""
+
+import math
+
+from scoring.show import Row
+
+Interval = tuple[float, float | None, float | None]  # value, low, high
+
+
+def value_of(row: Row, measure: str) -> float:
+    """Return a measure of a set, below all others if it has none."""
+    value = row["measures"].get(measure, {}).get("value")
+    return -math.inf if value is None else float(value)
+
+
+def matched_size(sets: list[Row]) -> int | None:
+    """Return the largest m for which every set has ECI@m, sets that have it for no m aside; None
+    if there is none.
+    """
+    sizes = [
+        {
+            entry["k"]
+            for name, entry in row["measures"].items()
+            if name.startswith("eci_v1@") and entry["value"] is not None
+        }
+        for row in sets
+    ]
+    return max(set.intersection(*filter(None, sizes)), default=None) if any(sizes) else None
+
+
+def findings(sets: list[Row], matched: int | None, lead: Interval | None) -> list[str]:
+    """Say in plain sentences which set is ahead at a matched |N|, and whether that is more than
+    chance.
+
+    Args:
+        sets: sorted by that ECI, best first.
+        matched: the |N|; None if the sets have none in common.
+        lead: paired difference of the first two and its interval, if known.
+    """
+    if len(sets) == 1:
+        return ["One set is scored, so there is nothing to compare it with."]
+    if matched is None:
+        return [
+            "The sets have no |N| in common; ECI as is mostly compares their sizes, so no set is"
+            " marked as best."
+        ]
+    small = [row["name"] for row in sets if value_of(row, f"eci_v1@{matched}") == -math.inf]
+    if small:
+        rest = findings(sets[: -len(small)], matched, lead)
+        return [*rest, f"Not compared, with less than one negative a query: {listed(small)}."]
+    entries = [row["measures"][f"eci_v1@{matched}"] for row in sets]
+    said = (
+        f"At the matched |N| of {matched}, {sets[0]['name']} has the highest ECI,"
+        f" {_with_interval(entries[0])}"
+    )
+    risk = _unsafe(sets)
+    if any(entry["low"] is None for entry in entries):
+        return [
+            f"{said}; there are no intervals, so whether that is more than chance is open.",
+            risk,
+        ]
+    near = [
+        row["name"]
+        for row, entry in zip(sets[1:], entries[1:], strict=True)
+        if entry["high"] >= entries[0]["low"]
+    ]
+    if not near:
+        return [f"{said}; its interval lies above that of every other set.", risk]
+    said += f", but its interval overlaps that of {listed(near)}"
+    if lead is None or lead[1] is None or lead[2] is None:
+        return [f"{said}: this run does not tell them apart.", risk]
+    paired = (
+        f"Query by query it is {lead[0]:.3f} ({lead[1]:.3f} to {lead[2]:.3f}) ahead of the next,"
+        f" {sets[1]['name']}"
+    )
+    verdict = (
+        "a difference that this run supports"
+        if lead[1] > 0
+        else "zero is possible, so this run does not tell the two apart"
+    )
+    return [f"{said}.", f"{paired}: {verdict}.", risk]
+
+
+def _unsafe(sets: list[Row]) -> str:
+    shares = [row["measures"].get("unsafe_share", {}).get("value") for row in sets]
+    others = [share for share in shares[1:] if share is not None]
+    said = f"{percent(shares[0])} of its triples are unsafe"
+    return (
+        f"{said}, against {percent(min(others))} to {percent(max(others))} in the other sets."
+        if others
+        else f"{said}."
+    )
+
+
+def _with_interval(entry: Row) -> str:
+    return f"{entry['value']:.3f}" + (
+        "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    )
+
+
+def listed(names: list[str]) -> str:
+    """Return names as a sentence lists them."""
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} more"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"

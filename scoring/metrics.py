@@ -1,0 +1,179 @@
+"""Sums over queries -> measures of a set with their intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from miner.options import Options, option
+from miner.store import Run
+from miner.tables import METRICS, conform
+from scoring.eci import capacity, eci_v1, efficiency, margins
+
+# sizes at which sets are compared, the first m negatives of each query
+MATCHED = (1, 3, 5, 10, 25, 50, 100)
+SUMS = ("negatives", "triples", "signal", "margin")
+COLUMNS = (*SUMS, "unsafe", "empty", *(f"{name}@{size}" for size in MATCHED for name in SUMS))
+CHUNK = 1 << 22  # draws that are in memory at a time
+Sums = Mapping[str, np.ndarray]
+Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a resample
+
+
+FOLDER, SETS, SOURCES = Run.METRICS, f"{Run.METRICS}/_per_query", f"{Run.METRICS}/_sources"
+
+Unsafe = Literal["hinge", "none"]
+
+
+class Score(Options):
+    """ECI and its parts, for sets; retrieval quality, for sources."""
+
+    sets: tuple[str, ...] = option((), "sets to score [default: all]", argument=True)
+    unsafe: Unsafe = option(
+        "hinge", "margins below zero count as zero (hinge) or as they are (none)"
+    )
+    probe: bool = option(
+        False,
+        "artefact probe: can a classifier of words alone tell negatives from originals? (.5: it"
+        " cannot)",
+    )
+    probe_most: int = option(
+        50000, "pairs of negative and original that the probe reads; of more a part is drawn", ge=10
+    )
+    resamples: int = option(1000, "bootstrap resamples of queries; 0 for no intervals", ge=0)
+    confidence: float = option(0.95, "of the intervals", gt=0, lt=1)
+    seed: int = option(0, "seed of the bootstrap")
+
+
+def query_sums(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.ndarray:
+    """Return all that a set's measures need to know of one query, in the order of COLUMNS.
+
+    Args:
+        positive: (p,) similarities to the positives.
+        negative: (n,) similarities to the negatives, in the order of the set.
+        hinge: margins below zero count as zero.
+
+    Returns:
+        (len(COLUMNS),) float64: negatives, triples, sum of s_n, sum of margins over triples,
+        triples with s_n >= s_p, 1 if there is no negative; then the first four again for the first
+        m negatives only.
+    """
+    sizes = np.minimum((len(negative), *MATCHED), len(negative))
+    signal = np.concatenate(([0.0], np.cumsum(negative)))[sizes]
+    margin = np.concatenate(([0.0], np.cumsum(margins(positive, negative, hinge).sum(axis=0))))[
+        sizes
+    ]
+    sums = np.stack((sizes, sizes * len(positive), signal, margin), axis=1)
+    unsafe = np.count_nonzero(margins(positive, negative, hinge=False) <= 0)
+    flags = np.array([unsafe, len(negative) == 0], np.float64)
+    return np.concatenate((sums[0], flags, sums[1:].ravel()))
+
+
+def read_sums(run: Run, folder: str) -> dict[str, np.ndarray]:
+    """Return the numbers of all queries of a run, column by column, in order of query."""
+    tables = [run.read(folder, key).drop_columns("query_id") for key in run.query_shards()]
+    table = pa.concat_tables(tables)
+    return {column: table[column].to_numpy() for column in table.column_names}
+
+
+def matched_sizes(sums: Sums) -> list[int]:
+    """Return the matched sizes that a set reaches on average."""
+    mean = sums["negatives"].sum() / max(1, len(sums["negatives"]))
+    return [size for size in MATCHED if size <= np.floor(mean + 0.5)]
+
+
+def set_measures(sums: Sums, queries: int, sizes: Sequence[int]) -> Values:
+    """Turn sums over queries into measures; each sum is (r,), one value a resample."""
+    values: Values = {}
+    for suffix, k in [("", None), *((f"@{size}", size) for size in sizes)]:
+        mean = sums[f"negatives{suffix}"] / queries
+        signal = ratio(sums[f"signal{suffix}"], sums[f"negatives{suffix}"])
+        margin = ratio(sums[f"margin{suffix}"], sums[f"triples{suffix}"])
+        values |= {
+            (f"eci_v1{suffix}", k): eci_v1(mean, signal, margin),
+            (f"signal{suffix}", k): signal,
+            (f"margin{suffix}", k): margin,
+        }
+        if not suffix:
+            values |= {
+                ("efficiency", k): efficiency(signal, margin),
+                ("capacity", k): capacity(mean),
+                ("negatives", k): mean,
+            }
+    values["unsafe_share", None] = ratio(sums["unsafe"], sums["triples"])
+    values["queries_without_negatives", None] = sums["empty"] / queries
+    return values
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole, nan where the whole is 0."""
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def evaluate(
+    sums: Sums, options: Score, measures: Callable[[Sums, int], Values]
+) -> tuple[Values, Values]:
+    """Return every measure of all queries, (1,), and of each resample of them, (resamples,)."""
+    matrix = np.stack(list(sums.values()), axis=1)
+    totals, resampled = (
+        matrix.sum(axis=0, keepdims=True),
+        bootstrap(matrix, options.resamples, options.seed),
+    )
+    point, spread = (
+        measures(dict(zip(sums, sheet.T, strict=True)), max(1, len(matrix)))
+        for sheet in (totals, resampled)
+    )
+    return point, spread
+
+
+def bootstrap(matrix: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Return column sums of `resamples` draws of rows with replacement; the draws depend on seed
+    and number of rows alone.
+
+    Args:
+        matrix: (q, s), a row per query.
+
+    Returns:
+        (resamples, s).
+    """
+    queries, random = len(matrix), np.random.default_rng(seed)
+    out = np.zeros((resamples, matrix.shape[1]))
+    step = max(1, CHUNK // max(1, queries))
+    for start in range(0, resamples if queries else 0, step):
+        count = min(step, resamples - start)
+        drawn = random.integers(0, queries, (count, queries)) + np.arange(count)[:, None] * queries
+        times = np.bincount(drawn.ravel(), minlength=count * queries).reshape(count, queries)
+        # Not a BLAS product: einsum adds in one order, whatever the number of threads.
+        out[start : start + count] = np.einsum("rq,qs->rs", times.astype(np.float64), matrix)
+    return out
+
+
+def percentile_interval(
+    resamples: np.ndarray, confidence: float
+) -> tuple[float | None, float | None]:
+    """Return the percentile interval of the resamples in which a measure exists."""
+    known = resamples[~np.isnan(resamples)]
+    if not len(known):
+        return None, None
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def metric_rows(name: str, value: Values, spread: Values, confidence: float, n: int) -> pa.Table:
+    """Return rows of `metrics`, each with its interval."""
+    rows = []
+    for (measure, k), point in value.items():
+        low, high = percentile_interval(spread[measure, k], confidence)
+        known = None if np.isnan(point[0]) else float(point[0])
+        rows.append(
+            {
+                "set_name": name,
+                "measure": measure,
+                "k": k,
+                "value": known,
+                "low": low,
+                "high": high,
+                "n": n,
+            }
+        )
+    return conform(pa.Table.from_pylist(rows, METRICS.schema), METRICS)

@@ -1,0 +1,99 @@
+"""Report data -> one HTML file that fetches nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from scoring.figures import COLOURS, figures
+from scoring.findings import percent
+from scoring.rules import REASONS
+from scoring.show import Row
+
+CUT, LIMIT = 300, 5000  # characters of a text that are shown, and that the page holds
+TERMS = {
+    "|N|": "Mean number of negatives of a query.",
+    "ECI": (
+        "Effective contrastive information, ln(1 + |N|) · 2SD / (S + D), of the set as it is. Set"
+        " size dominates it."
+    ),
+    "ECI@": (
+        "ECI of the best-ranked negatives only, as many for every set: the fair comparison. The"
+        " rows are sorted by it."
+    ),
+    "S": (
+        "Signal: mean similarity s_n of query and negative under the target encoder. Higher is"
+        " harder."
+    ),
+    "D": "Margin: mean of s_p − s_n, how far negatives stay below the positive. Higher is safer.",
+    "E": "Efficiency: harmonic mean of S and D.",
+    "I": "Capacity: ln(1 + |N|).",
+    "probe": (
+        "How often a classifier of words alone tells a negative from its original: about .5 is"
+        " never, above is an artefact."
+    ),
+    "unsafe": (
+        "Share of (query, positive, negative) triples with s_n ≥ s_p: the model already holds the"
+        " negative to be the better answer."
+    ),
+    "without": "Share of queries that the recipe left without any negative.",
+    "rows": "Negatives in the set, over all queries.",
+    "left out": "Candidates that the recipe left out; the section below says why.",
+}
+
+
+def render(data: Row) -> str:
+    """Return the page: one HTML file that fetches nothing."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "share": percent,
+        "head": _head,
+        "words": spaced,
+        "pretty": _pretty,
+    }
+    environment.tests["code"] = _is_code
+    return environment.get_template("report.html.jinja").render(
+        **data,
+        figures=figures(data),
+        plotlyjs=get_plotlyjs(),
+        terms=TERMS,
+        reasons=REASONS,
+        colours=COLOURS,
+        limit=LIMIT,
+    )
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def spaced(name: str) -> str:
+    """Return a name as words."""
+    return name.replace("_", " ")
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+def _head(text: str) -> str:
+    """Return the beginning of a text, up to the last white space before the cut if one is near."""
+    if len(text) <= CUT:
+        return text
+    place = max(text.rfind(" ", CUT - 40, CUT), text.rfind("\n", CUT - 40, CUT))
+    return text[: place if place > 0 else CUT]
+
+
+def _is_code(text: str) -> bool:
+    return any(line.startswith(("    ", "\t")) for line in text.split("\n"))
