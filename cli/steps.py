@@ -30,10 +30,10 @@ def _format(where: str, about: str) -> Part:
 
 FORMATS = {
     "beir": _format("miner.ingest.formats:IngestBeir", "BEIR folder: corpus, queries, qrels."),
-    "pairs": _format("miner.ingest.formats:IngestPairs", "Queries with positives in one file."),
+    "pairs": _format("miner.ingest.pairs:IngestPairs", "Queries with positives in one file."),
     "trec": _format("miner.ingest.trec:IngestTrec", "TREC corpus, topics, qrels and run files."),
     "captions": _format(
-        "miner.ingest.formats:IngestCaptions", "Captions: each is a query and its own positive."
+        "miner.ingest.pairs:IngestCaptions", "Captions: each is a query and its own positive."
     ),
     "pseudo-queries": _format(
         "miner.llm.pseudo_queries:IngestPseudoQueries", "A corpus; a model writes its queries."

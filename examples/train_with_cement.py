@@ -24,7 +24,8 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 
-from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, TAU, CementLoss, SentenceCementLoss
+from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, TAU
+from scoring.cement_torch import CementLoss, SentenceCementLoss
 
 TEXTS = ["anchor", "positive", "negative"]
 

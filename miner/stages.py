@@ -143,16 +143,9 @@ def run_stage(
                 advance()
     shutil.rmtree(folder / BEFORE, ignore_errors=True)
     rows, drops = _count(folder, stage.table, keys)
-    return finish(
-        run,
-        stage,
-        watch,
-        rows=rows,
-        drops=drops,
-        facts=dict(then()),
-        shards=len(keys),
-        resumed_shards=len(keys) - len(todo),
-    )
+    counts = {"rows": rows, "drops": drops, "shards": len(keys)}
+    resumed = len(keys) - len(todo)
+    return finish(run, stage, watch, facts=dict(then()), resumed_shards=resumed, **counts)
 
 
 def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:

@@ -24,24 +24,8 @@ DEFAULT_NEGATIVES = 5
 
 
 def export(run: Run, options: Export, how: How) -> Manifest:
-    """Write a set as a trainer reads it: sets, positives, texts -> 8_export/<set>.<format>.
-
-    Rows stand in order of query_id, the positive's doc_id, and the rank in the set. Columns of each
-    format:
-    triplet: anchor, positive, negative; a row for every positive and negative of a query.
-    n-tuple: anchor, positive, negative_1 … negative_n; a row for every positive, the n best-ranked
-    negatives.
-    labeled-pair: anchor, text, label; every positive (1) and every negative (0) once.
-    labeled-list: anchor, texts, labels; a row for every query, positives first.
-    scored-list: anchor, texts, scores; the same with the judge's scores instead of labels.
-    open-clip: filepath, title, neg_caption, neg_image; one train.tsv with a row for every caption
-    that has an image and negatives,
-    and the same in Parquet, by shard, with ids instead of row numbers.
-    With `promoted`, what the recipe promoted counts as a positive. With `concreteness`, each
-    negative has its rating and margin: lists beside `labels`, beside `neg_caption`, and in n-tuple
-    in the order of the negatives; null for a positive, and the rating also for a negative that is
-    no made document. sentence-transformers reads both as texts: take one as the label, or drop
-    them.
+    """Write a set as a trainer reads it: sets, positives, texts -> 8_export/<set>.<format>. What
+    the formats hold is in `scoring.export_rows`.
 
     Raises:
         UserError: there is no such set, it is half done, empty or older than the tables; it lacks
@@ -51,26 +35,21 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     made = need_set(run, options.name)
     _check(run, options, made)
     negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
-    inputs = {run.TABLES: run.tables().fingerprint, made.stage: made.fingerprint}
+    inputs = run.table_input() | {made.stage: made.fingerprint}
     judge = None
     if options.format == "scored-list":
         judge = _need_scores(run, made)
         inputs[judge_folder(judge)] = run.need(judge_folder(judge), "judge").fingerprint
-    stage, keys = (
-        Stage(_folder(run, options), "rows", options.record(), inputs, made_by="export"),
-        run.query_shards(),
-    )
-    facts = {"negatives": negatives} if options.format == "n-tuple" else {}
-    facts |= {"promoted": made.rows["promoted"]} if options.promoted else {}
+    stage = Stage(_folder(run, options), "rows", options.record(), inputs, made_by="export")
+    task, keys = partial(export_shard, run, options, negatives, judge), run.query_shards()
 
     def then() -> dict[str, int]:
         if options.format == "open-clip":
             write_tsv(run.path / stage.folder, keys)
-        return facts
+        facts = {"negatives": negatives} if options.format == "n-tuple" else {}
+        return facts | ({"promoted": made.rows["promoted"]} if options.promoted else {})
 
-    return run_stage(
-        run, stage, lambda: partial(export_shard, run, options, negatives, judge), keys, how, then
-    )
+    return run_stage(run, stage, lambda: task, keys, how, then)
 
 
 def _check(run: Run, options: Export, made: Manifest) -> None:
@@ -91,20 +70,7 @@ def _check(run: Run, options: Export, made: Manifest) -> None:
             f"set {name!r} has no promoted documents; leave --promoted out, or select it with"
             " --promote JUDGE=SCORE"
         )
-    if form == "open-clip":
-        if not run.tables().rows.get("images"):
-            raise UserError(
-                f"{run.path} has no images, which open-clip needs; ingest captions with --image"
-                " COLUMN, in a new run folder"
-            )
-        if options.promoted or options.file_type != "parquet":
-            extra = "--promoted" if options.promoted else f"--file-type {options.file_type}"
-            raise UserError(
-                f"{extra} is not for open-clip, which is one train.tsv of captions and their"
-                " negatives; leave it out"
-            )
-    elif options.image_folder:
-        raise UserError(f"--image-folder is for open-clip, but the format is {form}; leave it out")
+    _check_open_clip(run, options)
     if options.concreteness and form == "scored-list":
         raise UserError(
             "--concreteness is not for scored-list, which does not tell positives from negatives;"
@@ -114,6 +80,27 @@ def _check(run: Run, options: Export, made: Manifest) -> None:
         raise UserError(
             f"set {name!r} has no made negative with a rating; leave --concreteness out, or mine"
             " with `quarry mine substitute`"
+        )
+
+
+def _check_open_clip(run: Run, options: Export) -> None:
+    """Refuse what open-clip cannot have, and what only it can."""
+    if options.format != "open-clip":
+        if options.image_folder:
+            raise UserError(
+                f"--image-folder is for open-clip, but the format is {options.format}; leave it out"
+            )
+        return
+    if not run.tables().rows.get("images"):
+        raise UserError(
+            f"{run.path} has no images, which open-clip needs; ingest captions with --image COLUMN,"
+            " in a new run folder"
+        )
+    if options.promoted or options.file_type != "parquet":
+        extra = "--promoted" if options.promoted else f"--file-type {options.file_type}"
+        raise UserError(
+            f"{extra} is not for open-clip, which is one train.tsv of captions and their negatives;"
+            " leave it out"
         )
 
 

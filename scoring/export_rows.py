@@ -1,4 +1,22 @@
-"""One shard of a set -> the rows that a trainer reads, with their texts."""
+"""One shard of a set -> the rows that a trainer reads, with their texts.
+
+Rows stand in order of query_id, the positive's doc_id, and the rank in the set. Columns:
+
+    triplet        anchor, positive, negative; a row for every positive and negative of a query
+    n-tuple        anchor, positive, negative_1 … negative_n; a row for every positive, the n
+                   best-ranked negatives
+    labeled-pair   anchor, text, label; every positive (1) and every negative (0) once
+    labeled-list   anchor, texts, labels; a row for every query, positives first
+    scored-list    anchor, texts, scores; the same with the judge's scores instead of labels
+    open-clip      filepath, title, neg_caption, neg_image; one train.tsv with a row for every
+                   caption that has an image and negatives, and the same in Parquet, by shard, with
+                   ids instead of row numbers
+
+With `promoted`, what the recipe promoted counts as a positive. With `concreteness`, each negative
+has its rating and margin: lists beside `labels`, beside `neg_caption`, and in n-tuple in the order
+of the negatives; null for a positive, and the rating also for a negative that is no made document.
+sentence-transformers reads both as texts: take one as the label, or drop them.
+"""
 
 import json
 from collections.abc import Iterable

@@ -143,17 +143,9 @@ def _histogram_figure(
         _steps(histograms, "margin", label, colour, "2")
         for label, colour in (("safe", "accent"), ("unsafe", "unsafe"))
     ]
-    shade = {
-        "type": "rect",
-        "xref": "x2",
-        "yref": "paper",
-        "x0": min(margin[0], 0),
-        "x1": 0,
-        "y0": 0,
-        "y1": 1,
-        "layer": "below",
-        "line": {"width": 0},
-    }
+    below_zero = {"x0": min(margin[0], 0), "x1": 0, "y0": 0, "y1": 1}
+    shade = {"type": "rect", "xref": "x2", "yref": "paper", "layer": "below", **below_zero}
+    shade["line"] = {"width": 0}
     layout = {
         "barmode": "overlay",
         "bargap": 0,

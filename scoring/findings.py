@@ -3,6 +3,7 @@ chance.
 """
 
 import math
+from itertools import compress
 
 from scoring.show import Row
 
@@ -50,37 +51,33 @@ def findings(sets: list[Row], matched: int | None, lead: Interval | None) -> lis
     if small:
         rest = findings(sets[: -len(small)], matched, lead)
         return [*rest, f"Not compared, with less than one negative a query: {listed(small)}."]
-    entries = [row["measures"][f"eci_v1@{matched}"] for row in sets]
+    return [*_compared(sets, f"eci_v1@{matched}", matched, lead), _unsafe(sets)]
+
+
+def _compared(sets: list[Row], measure: str, matched: int, lead: Interval | None) -> list[str]:
+    """Say whether the first set is ahead of the others."""
+    first, *others = entries = [row["measures"][measure] for row in sets]
     said = (
         f"At the matched |N| of {matched}, {sets[0]['name']} has the highest ECI,"
-        f" {_with_interval(entries[0])}"
+        f" {_with_interval(first)}"
     )
-    risk = _unsafe(sets)
     if any(entry["low"] is None for entry in entries):
-        return [
-            f"{said}; there are no intervals, so whether that is more than chance is open.",
-            risk,
-        ]
-    near = [
-        row["name"]
-        for row, entry in zip(sets[1:], entries[1:], strict=True)
-        if entry["high"] >= entries[0]["low"]
-    ]
+        return [f"{said}; there are no intervals, so whether that is more than chance is open."]
+    overlap = [entry["high"] >= first["low"] for entry in others]
+    near = [row["name"] for row in compress(sets[1:], overlap)]
     if not near:
-        return [f"{said}; its interval lies above that of every other set.", risk]
+        return [f"{said}; its interval lies above that of every other set."]
     said += f", but its interval overlaps that of {listed(near)}"
     if lead is None or lead[1] is None or lead[2] is None:
-        return [f"{said}: this run does not tell them apart.", risk]
+        return [f"{said}: this run does not tell them apart."]
     paired = (
         f"Query by query it is {lead[0]:.3f} ({lead[1]:.3f} to {lead[2]:.3f}) ahead of the next,"
         f" {sets[1]['name']}"
     )
-    verdict = (
-        "a difference that this run supports"
-        if lead[1] > 0
-        else "zero is possible, so this run does not tell the two apart"
-    )
-    return [f"{said}.", f"{paired}: {verdict}.", risk]
+    verdict = "zero is possible, so this run does not tell the two apart"
+    if lead[1] > 0:
+        verdict = "a difference that this run supports"
+    return [f"{said}.", f"{paired}: {verdict}."]
 
 
 def _unsafe(sets: list[Row]) -> str:

@@ -81,15 +81,9 @@ def artefact_probe(
         decided = model.decision_function(unseen)
         right[test] = (decided > 0) == label[test]
         areas.append(roc_auc_score(label[test], decided))
-    low, high = _interval(right, both, seed)
-    return Probe(
-        float(right.mean()),
-        low,
-        high,
-        float(np.mean(areas)),
-        len(originals),
-        _telling(texts, label) if vectors is None else ([], []),
-    )
+    telling = _telling(texts, label) if vectors is None else ([], [])
+    interval = _interval(right, both, seed)
+    return Probe(float(right.mean()), *interval, float(np.mean(areas)), len(originals), telling)
 
 
 def _features(

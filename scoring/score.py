@@ -140,55 +140,42 @@ def paired_difference(
 
 def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
     made, similar = need_set(run, name), run.need_current(SIMILARITY, "judge similarity")
-    sources = {
-        (folder, before)
-        for folder, before in made.inputs.items()
-        if folder.startswith(f"{run.SOURCES}/")
-    }
-    tables = run.tables().fingerprint
-    if not {*sources, (run.TABLES, tables)} <= set(similar.inputs.items()):
-        require_judged(run, "similarity", [run.TABLES, f"{run.SETS}/{name}"])
-    inputs = {
-        run.TABLES: tables,
-        f"{run.SETS}/{name}": made.fingerprint,
-        SIMILARITY: similar.fingerprint,
-    }
+    beginning = f"{run.SOURCES}/"
+    sources = {item for item in made.inputs.items() if item[0].startswith(beginning)}
+    tables = run.table_input()
+    if not {*sources, *tables.items()} <= set(similar.inputs.items()):
+        require_judged(run, "similarity", [run.TABLES, made.stage])
     stage = Stage(
         f"{SETS}/{name}",
         "per_query",
         options.model_dump(mode="json", exclude={"sets"}),
-        inputs,
+        tables | {made.stage: made.fingerprint, SIMILARITY: similar.fingerprint},
         cheap=True,
         made_by="score",
     )
-
-    def reduce() -> dict[str, Any]:
-        sums = read_sums(run, stage.folder)
-        value, spread = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
-        with_negatives = int((sums["empty"] == 0).sum())
-        rows, facts = (
-            metric_rows(name, value, spread, options.confidence, with_negatives),
-            dict[str, Any](),
-        )
-        if options.probe and (probe := probe_set(run, name, options.probe_most, options.seed)):
-            rows = pa.concat_tables([rows, rows_of(name, probe)])
-            facts = {
-                "probe_telling": dict(zip(("negatives", "originals"), probe.telling, strict=True))
-            }
-        write_table(run.path / FOLDER / f"set-{name}.parquet", rows)
-        return facts | {
-            "queries": len(sums["empty"]),
-            "pooling": "signal over pairs, margin over triples",
-        }
-
     return run_stage(
         run,
         stage,
         lambda: partial(_sum_shard, run, name, options.unsafe == "hinge"),
         run.query_shards(),
         how,
-        reduce,
+        partial(_write_metrics, run, name, options, stage.folder),
     )
+
+
+def _write_metrics(run: Run, name: str, options: Score, folder: str) -> dict[str, Any]:
+    """Turn the sums over all queries into the metrics of a set; return the facts beside them."""
+    sums = read_sums(run, folder)
+    value, spread = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
+    with_negatives = int((sums["empty"] == 0).sum())
+    rows = metric_rows(name, value, spread, options.confidence, with_negatives)
+    facts = {"queries": len(sums["empty"]), "pooling": "signal over pairs, margin over triples"}
+    if options.probe and (probe := probe_set(run, name, options.probe_most, options.seed)):
+        rows = pa.concat_tables([rows, rows_of(name, probe)])
+        telling = dict(zip(("negatives", "originals"), probe.telling, strict=True))
+        facts |= {"probe_telling": telling}
+    write_table(run.path / FOLDER / f"set-{name}.parquet", rows)
+    return facts
 
 
 def _sum_shard(run: Run, name: str, hinge: bool, key: str) -> Shard:

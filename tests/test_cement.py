@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from cement_reference import cement_reference, gradient_shares
 from conftest import make_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miner.errors import UserError
 from miner.files import write_table
-from scoring.cement import cement_loss, cement_reference, gradient_shares, margins
+from scoring.cement import margins
+from scoring.cement_torch import cement_loss
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,7 +142,7 @@ def test_the_reference_gradients_are_the_slopes_of_its_loss(seed, b, h, tau, sym
 def test_torch_gives_the_references_loss_and_gradients(seed, b, h, tau, symmetric):
     import torch
 
-    from scoring.cement import CementLoss
+    from scoring.cement_torch import CementLoss
 
     *vectors, ratings = batch(seed, b, h)
     expected = cement_reference(*vectors, margins(ratings, 0.02, 0.1), tau, symmetric)
@@ -206,7 +208,7 @@ def test_a_row_alone_has_all_its_gradient_on_its_own_negatives():
 def test_a_cold_temperature_in_float32_overflows_nowhere():
     import torch
 
-    from scoring.cement import CementLoss
+    from scoring.cement_torch import CementLoss
 
     anchors = torch.eye(8, requires_grad=True)
     for positives in (torch.eye(8), -torch.eye(8)):  # losses near 0 and near 400
@@ -220,7 +222,7 @@ def test_a_cold_temperature_in_float32_overflows_nowhere():
 def test_missing_ratings_mean_the_margin_m0_and_sign_turns_margins_round():
     import torch
 
-    from scoring.cement import CementLoss
+    from scoring.cement_torch import CementLoss
 
     *vectors, ratings = batch(3, 4, 2)
     parts = [torch.tensor(part, dtype=torch.float32) for part in vectors]
@@ -242,7 +244,7 @@ def test_missing_ratings_mean_the_margin_m0_and_sign_turns_margins_round():
 def test_tau_is_learned_only_if_asked_for():
     import torch
 
-    from scoring.cement import CementLoss
+    from scoring.cement_torch import CementLoss
 
     *vectors, ratings = batch(5, 4, 1)
     parts = [torch.tensor(part) for part in vectors]
@@ -259,27 +261,20 @@ def test_tau_is_learned_only_if_asked_for():
     assert list(fixed.parameters()) == [] and fixed.tau == 0.3
 
 
-def test_importing_the_file_imports_no_torch_and_the_classes_pickle():
-    code = (
-        "import sys, scoring.cement as c; assert 'torch' not in sys.modules; c.CementLoss; assert"
-        " 'torch' in sys.modules"
-    )
+def test_margins_import_no_torch_and_the_losses_pickle():
+    code = "import sys, scoring.cement; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    from scoring.cement import CementLoss
+    from scoring.cement_torch import CementLoss
 
     again = pickle.loads(pickle.dumps(CementLoss(tau=0.07, m0=0.01)))  # noqa: S301
     assert type(again) is CementLoss and again.tau == 0.07 and again.m0 == 0.01
-    import scoring.cement
-
-    with pytest.raises(AttributeError, match="no attribute 'Cement'"):
-        _ = scoring.cement.Cement
 
 
 def test_the_trainers_loss_is_that_of_the_embeddings(tmp_path):
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from scoring.cement import CementLoss, SentenceCementLoss
+    from scoring.cement_torch import CementLoss, SentenceCementLoss
 
     model = SentenceTransformer(str(make_encoder(tmp_path, seed=7)), device="cpu").eval()
     columns = [

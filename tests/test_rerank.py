@@ -12,7 +12,7 @@ from cli.flow import make_plan
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.models import reranker as pair_scorer
+from miner.models import pair_reading
 from miner.models.hub import Reranker, gpu_count
 from miner.models.reranker import (
     PairScorer,
@@ -131,11 +131,11 @@ def test_any_texts_of_any_length_in_any_batches(model, queries, documents, lengt
 
 
 def test_each_text_is_tokenized_once(model, monkeypatch):
-    seen, tokenized = [], pair_scorer.tokenized
+    seen, tokenized = [], pair_reading.tokenized
     scorer = PairScorer(model, 100, model.activation_fn)
     assert scorer.reader is not None
     monkeypatch.setattr(
-        pair_scorer,
+        pair_reading,
         "tokenized",
         lambda tokenizer, texts: seen.extend(texts) or tokenized(tokenizer, texts),
     )

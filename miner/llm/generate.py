@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -197,50 +198,48 @@ def write(
         answered: says of (tasks, texts) which texts answer their query.
 
     Returns:
-        The negatives in order of tasks, and each failed answer: query_id, parent_id, turn, attempt,
-        reason, text.
+        The negatives in order of tasks, and each failed answer, as FAILURES has them.
     """
     found: dict[int, Negative] = {}
     failures: list[tuple[Any, ...]] = []
-    todo, made = list(range(len(tasks))), dict[str, list[str]]()
-    details = {
-        "prompt": prompt.title,
-        "model": llm_name(options),
-        "meaning_effect": prompt.meaning_effect,
-    }
+    made: dict[str, list[str]] = {}
+    details = {"prompt": prompt.title, "model": llm_name(options)}
+    details |= {"meaning_effect": prompt.meaning_effect}
+    todo = list(range(len(tasks)))
     for attempt in range(options.retries + 1):
-        answers = (
-            door.ask([request_of(prompt, tasks[place], attempt, options) for place in todo])
-            if todo
-            else []
-        )
-        read = [
-            _judged(tasks[place], answer, prompt, made)
-            for place, answer in zip(todo, answers, strict=True)
-        ]
-        passed = [number for number, (_, reason, _) in enumerate(read) if reason is None]
-        if answered and passed:
-            says = answered(
-                [tasks[todo[number]] for number in passed], [read[number][0] for number in passed]
-            )
-            for number in np.array(passed)[says].tolist():
-                read[number] = (read[number][0], "answers_query", {})
-        for place, (text, reason, detail) in zip(todo, read, strict=True):
-            task = tasks[place]
+        requests = [request_of(prompt, tasks[place], attempt, options) for place in todo]
+        answers = door.ask(requests) if requests else []
+        asked = [tasks[place] for place in todo]
+        read = _checked_answers(asked, answers, prompt, made, answered)
+        for place, task, (text, reason, detail) in zip(todo, asked, read, strict=True):
+            names = task.query_id, task.parent_id
             if reason is None:
-                found[place] = Negative(
-                    task.query_id, task.parent_id, text, details | detail, task.score, task.turn
-                )
+                told = details | detail
+                found[place] = Negative(*names, text, told, task.score, task.turn)
             else:
-                failures.append(
-                    (task.query_id, task.parent_id, task.turn, attempt, reason, text[:SHOWN])
-                )
-        todo = [
-            place
-            for place, (_, reason, _) in zip(todo, read, strict=True)
-            if reason is not None and reason not in FINAL
-        ]
+                failures.append((*names, task.turn, attempt, reason, text[:SHOWN]))
+        again = [reason is not None and reason not in FINAL for _, reason, _ in read]
+        todo = list(compress(todo, again))
     return [found[place] for place in sorted(found)], sorted(failures, key=lambda row: row[:4])
+
+
+def _checked_answers(
+    tasks: Sequence[Task],
+    answers: Sequence[Answer],
+    prompt: Prompt,
+    made: dict[str, list[str]],
+    answered: Callable[..., np.ndarray] | None,
+) -> list[tuple[str, str | None, dict[str, Any]]]:
+    """Return for each answer its text, why it is no negative (None if it is one), and what is told
+    of it.
+    """
+    read = [_judged(*pair, prompt, made) for pair in zip(tasks, answers, strict=True)]
+    passed = [number for number, (_, reason, _) in enumerate(read) if reason is None]
+    if answered and passed:
+        says = answered([tasks[one] for one in passed], [read[one][0] for one in passed])
+        for number in np.array(passed)[says].tolist():
+            read[number] = (read[number][0], "answers_query", {})
+    return read
 
 
 # Errors of the way to the model: sending the same again would fare no better than the attempts that

@@ -126,9 +126,8 @@ class PairReader:
         places = np.repeat(source - begins, size.ravel()) + np.arange(size.sum())
         lengths = size.sum(1)[:, None]
         width = int(lengths.max())
-        column = np.arange(width) - (
-            width - lengths if self.tokenizer.padding_side == "left" else 0
-        )
+        left = self.tokenizer.padding_side == "left"
+        column = np.arange(width) - (width - lengths if left else 0)
         real = (column >= 0) & (column < lengths)
 
         def matrix(values: np.ndarray, padding: int) -> Any:

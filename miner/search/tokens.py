@@ -1,9 +1,9 @@
 """Texts -> tokens as numbers: one function for documents and queries, so that both are cut alike.
 
 The plain definition is `tokenizer`: lower, find the pattern, leave stop words out, stem. `tokenize`
-gives the same tokens, faster: a compiled kernel cuts runs of word characters (any other pattern
-goes through `re`), each distinct word becomes a string once, and stop words and stems are looked up
-per distinct word, not per token.
+gives the same tokens, faster: Arrow cuts runs of word characters (any other pattern goes through
+`re`), each distinct word becomes a string once, and stop words and stems are looked up per distinct
+word, not per token.
 """
 
 import re
@@ -14,11 +14,16 @@ from typing import Literal, NamedTuple
 
 import numba
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from miner.errors import UserError
 from miner.options import NAME, Options, option
 
-WORDS = r"(?u)\b\w+\b"  # the pattern that the kernel stands for
+WORDS = r"(?u)\b\w+\b"  # the pattern that Arrow cuts by
+# what Python's \w is not, in the basic plane; beyond it, Arrow's tables and Python's differ
+NOT_A_WORD = r"[^\p{L}\p{N}_]+"
+BEYOND = re.compile("[\ud800-\udfff\U00010000-\U0010ffff]")
 # characters that one thread cuts at a time: what tokenizing needs beyond its result follows from it
 CHUNK = 1 << 21
 
@@ -156,121 +161,12 @@ def _cut_pattern(
 
 
 def _cut_words(texts: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return tokens of each text, the tokens as places in the words, and the words."""
-    joined = "\n".join(texts)
-    lengths = np.array([len(text) for text in texts], np.int64)
-    stops = np.cumsum(lengths + 1) - 1
-    try:
-        characters, word = np.frombuffer(joined.encode("latin-1"), np.uint8), _word_characters(256)
-    except UnicodeEncodeError:
-        characters, word = (
-            np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32),
-            _word_characters(0x110000),
-        )
-    counts, ids, first, length = _scan(characters, word, stops - lengths, stops)
-    return (
-        counts,
-        ids,
-        [
-            joined[start : start + size]
-            for start, size in zip(first.tolist(), length.tolist(), strict=True)
-        ],
-    )
-
-
-@lru_cache
-def _word_characters(count: int) -> np.ndarray:
-    """Return for each code point below `count` whether it is one of `re`'s word characters."""
-    return np.fromiter(
-        (chr(point).isalnum() or point == ord("_") for point in range(count)), np.bool_, count
-    )
-
-
-@numba.njit(cache=True, nogil=True)
-def _scan(characters, word, starts, stops):  # type: ignore[no-untyped-def] # compiled
-    """Cut runs of word characters and number the distinct ones.
-
-    Args:
-        characters: code points of all texts; word: which code points belong to words; starts,
-            stops: (n,) where each text lies.
-
-    Returns:
-        tokens of each text (n,), ids (tokens,), and for each distinct word where it stands first
-        and how long it is.
-    """
-    counts = np.zeros(len(starts), np.int64)
-    ids = np.empty((len(characters) + 1) // 2, np.int32)
-    table = np.full(1 << 12, -1, np.int32)  # open addressing: a place holds the number of a word
-    hashes = np.empty(1 << 11, np.uint64)
-    first, length = np.empty(1 << 11, np.int64), np.empty(1 << 11, np.int64)
-    tokens, words = 0, 0
-    for text in range(len(starts)):
-        at, stop = starts[text], stops[text]
-        while at < stop:
-            if not word[characters[at]]:
-                at += 1
-                continue
-            begin, hashed = at, np.uint64(14695981039346656037)  # FNV-1a
-            while at < stop and word[characters[at]]:
-                hashed = (hashed ^ np.uint64(characters[at])) * np.uint64(1099511628211)
-                at += 1
-            span = (characters, begin, at - begin)
-            place = _place(table, hashes, first, length, hashed, span)
-            if table[place] < 0:
-                if words == len(hashes):  # half full: double
-                    hashes, first, length = _doubled(hashes), _doubled(first), _doubled(length)
-                    table = _rehashed(hashes, words, 2 * len(table))
-                    place = _place(table, hashes, first, length, hashed, span)
-                table[place], hashes[words], first[words], length[words] = (
-                    words,
-                    hashed,
-                    begin,
-                    at - begin,
-                )
-                words += 1
-            ids[tokens] = table[place]
-            tokens += 1
-            counts[text] += 1
-    return counts, ids[:tokens].copy(), first[:words], length[:words]
-
-
-@numba.njit(cache=True, nogil=True)
-def _place(table, hashes, first, length, hashed, span):  # type: ignore[no-untyped-def] # compiled
-    """Return the place of the word that `span` shows (characters, begin, size), or the empty
-    place where it belongs.
-    """
-    characters, begin, size = span
-    place = _slot(hashed, len(table))
-    while table[place] >= 0:
-        known = table[place]
-        if hashes[known] == hashed and length[known] == size:
-            offset = 0
-            while offset < size and characters[first[known] + offset] == characters[begin + offset]:
-                offset += 1
-            if offset == size:
-                break
-        place = (place + 1) & (len(table) - 1)
-    return place
-
-
-@numba.njit(cache=True, nogil=True)
-def _slot(hashed, size):  # type: ignore[no-untyped-def] # compiled
-    return np.int64((hashed ^ (hashed >> np.uint64(32))) & np.uint64(size - 1))
-
-
-@numba.njit(cache=True, nogil=True)
-def _doubled(array):  # type: ignore[no-untyped-def] # compiled
-    out = np.empty(2 * len(array), array.dtype)
-    out[: len(array)] = array
-    return out
-
-
-@numba.njit(cache=True, nogil=True)
-def _rehashed(hashes, words, size):  # type: ignore[no-untyped-def] # compiled
-    table = np.full(size, -1, np.int32)
-    for number in range(words):
-        place = _slot(hashes[number], size)
-        while table[place] >= 0:
-            place = (place + 1) & (size - 1)
-        table[place] = number
-    return table
+    """Return how many tokens each text has, the tokens as places in the words, and the words."""
+    if any(BEYOND.search(text) for text in texts):
+        return _cut_pattern(texts, _find(WORDS))
+    cut = pc.split_pattern_regex(pa.array(texts, pa.string()), NOT_A_WORD)
+    parts, ends = cut.flatten(), cut.offsets.to_numpy()
+    there = pc.not_equal(parts, "")
+    kept = np.concatenate(([0], np.cumsum(there.to_numpy(zero_copy_only=False))))
+    words = parts.filter(there).dictionary_encode()
+    return np.diff(kept[ends]), words.indices.to_numpy(), words.dictionary.to_pylist()

@@ -99,19 +99,15 @@ def scan_device(
             part = piece[start : start + size]
             try:
                 queries = queries or _sent(rounded(top.queries, dtype), device)
-                found, error = _not_out(
-                    top, queries, _held(kept, device, dtype, (first + start, part))
-                )
+                held = _held(kept, device, dtype, (first + start, part))
+                found, error = _still_in(top, queries, held)
             except torch.OutOfMemoryError:
                 kept.clear()
                 torch.cuda.empty_cache()
                 size = min(size, len(part)) // 2
                 if size < SMALLEST:
-                    log.warning(
-                        "%s has not the memory to search even %d documents: searching on the CPU",
-                        device,
-                        2 * size,
-                    )
+                    said = "%s has not the memory to search %d documents: searching on the CPU"
+                    log.warning(said, device, 2 * size)
                     return scan_torch(top, chain([(first + start, piece[start:])], pieces))
                 continue
             top.offer_some(found, error, part, first + start)
@@ -151,7 +147,7 @@ def _sent(vectors: Rounded, device: str) -> Rounded:
     return replace(vectors, values=_tensor(vectors.values).to(device))
 
 
-def _not_out(
+def _still_in(
     top: Top, queries: Rounded, documents: Rounded
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """Return the documents that may be among the best, as `Top.offer_some` takes them, and by

@@ -148,17 +148,10 @@ def change_of(
     """
     one, two = list(TOKEN.finditer(original)), list(TOKEN.finditer(text))
     keys, other = [_key(found[0]) for found in one], [_key(found[0]) for found in two]
-    head = 0
-    while (
-        head < min(len(one), len(two)) and keys[head] == other[head] and one[head].start() < start
-    ):
+    head, tail, most = 0, 0, min(len(one), len(two))
+    while head < most and keys[head] == other[head] and one[head].start() < start:
         head += 1
-    tail = 0
-    while (
-        tail < min(len(one), len(two)) - head
-        and keys[-1 - tail] == other[-1 - tail]
-        and one[-1 - tail].end() > end
-    ):
+    while tail < most - head and keys[-1 - tail] == other[-1 - tail] and one[-1 - tail].end() > end:
         tail += 1
     gone, come = one[head : len(one) - tail], two[head : len(two) - tail]
     if not gone or gone[0].start() != start or gone[-1].end() != end:

@@ -63,28 +63,13 @@ def neighbours(
         for word, kind in zip(words, kinds, strict=True)
     ]
     for kind in sorted(set(kinds)):
-        places = np.array(
-            [place for place, known in enumerate(open_class) if known and kinds[place] == kind],
-            np.int64,
-        )
-        field = np.array(
-            [wordnet.field(words[place].lemma, kind) for place in places.tolist()], object
-        )
-        for one, two, cosine in _close(
-            [words[place].lemma for place in places.tolist()],
-            kind,
-            field,
-            vectors[places],
-            wordnet,
-            bands,
-        ):
-            a, b = int(places[one]), int(places[two])
+        mine = [place for place, known in enumerate(open_class) if known and kinds[place] == kind]
+        lemmas = [words[place].lemma for place in mine]
+        field = np.array([wordnet.field(lemma, kind) for lemma in lemmas], object)
+        for one, two, cosine in _close(lemmas, kind, field, vectors[mine], wordnet, bands):
+            a, b, left, right = mine[one], mine[two], lemmas[one], lemmas[two]
             fits = abs(ratings[a] - ratings[b]) <= bands.rating and b not in found[a]
-            if (
-                fits
-                and not _share(words[a].lemma, words[b].lemma)
-                and not wordnet.related(words[a].lemma, words[b].lemma, kind)
-            ):
+            if fits and not (_share(left, right) or wordnet.related(left, right, kind)):
                 found[a][b] = found[b][a] = cosine
     _add_closed(words, found)
     return [sorted(near, key=lambda other: (-near[other], other)) for near in found]

@@ -48,12 +48,9 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
     if options.rewriter != "swap":
         done.append(find_slots(run, options, how))
         inputs[done[0].stage] = done[0].fingerprint
-    parser = parser_fingerprint(options.spacy_model)
-    model = (
-        parser
-        if door is None
-        else fingerprint([parser, door.model, file_fingerprint(prompt_path(options.prompt))])
-    )
+    model = parser_fingerprint(options.spacy_model)
+    if door:
+        model = fingerprint([model, door.model, file_fingerprint(prompt_path(options.prompt))])
     stage = Stage(
         f"{run.SOURCES}/{options.name}",
         "candidates",
@@ -66,17 +63,8 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
     plain = {"searched_with": "nothing: documents are made"}
     then = partial(facts, run, options, load_prompt(options.prompt)) if door else lambda: plain
     how = one_process(how) if door else how
-    return [
-        *done,
-        run_stage(
-            run,
-            stage,
-            lambda: partial(_make_shard, run, options, door),
-            run.query_shards(),
-            how,
-            then,
-        ),
-    ]
+    task = partial(_make_shard, run, options, door)
+    return [*done, run_stage(run, stage, lambda: task, run.query_shards(), how, then)]
 
 
 def _make_shard(run: Run, options: MineSubstitute, door: Door | None, key: str) -> Shard:

@@ -7,6 +7,7 @@ out: by exchange between texts, so that each is brought in as often as it is tak
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -181,22 +182,19 @@ def give(run: Run, options: MineSubstitute) -> dict[str, Any]:
     forbids = vocabulary.forbids(found)
     if options.balance:
         partner = exchange(slots, vocabulary.near, forbids, options.seed)
-        forms = found.table["old"].to_pylist()
+        forms, opens = (found.table[name].to_pylist() for name in ("old", "opens"))
         for slot in np.flatnonzero(partner >= 0).tolist():
             other = int(partner[slot])
-            given[slot] = (
-                int(slots.word[other]),
-                plain_form(forms[other], found.table["opens"][other].as_py()),
-                True,
-            )
+            given[slot] = int(slots.word[other]), plain_form(forms[other], opens[other]), True
     exchanged = len(given)
     given |= vocabulary.fill(found, slots, forbids, given, options)
+    served = sorted(given)
     for number, key in enumerate(run.query_shards()):
         low, high = found.starts[number], found.starts[number + 1]
         rows = [
             (slot - low, new, vocabulary.words[word].lemma, vocabulary.ratings[word], swapped)
-            for slot, (word, new, swapped) in sorted(given.items())
-            if low <= slot < high
+            for slot in served[bisect_left(served, low) : bisect_left(served, high)]
+            for word, new, swapped in [given[slot]]
         ]
         write_table(
             run.path / run.INDEXES / options.name / GIVEN_FOLDER / f"{key}.parquet",

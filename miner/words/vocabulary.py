@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -121,45 +122,26 @@ class Vocabulary:
         them, so that small data have words too.
         """
         wordnet = load_wordnet()
-        own = sorted(
-            {
-                Key(*pair)
-                for pair in zip(
-                    found.table["lemma"].to_pylist(), found.table["pos"].to_pylist(), strict=True
-                )
+        lemmas, tags = (found.table[name].to_pylist() for name in ("lemma", "pos"))
+        words = {Key(*pair) for pair in zip(lemmas, tags, strict=True)}
+        if len(words) <= SMALL:
+            words |= {
+                Key(other, word.pos) for word in words for other in _beside(word, ratings, wordnet)
             }
-        )
-        more = (
-            own
-            if len(own) > SMALL
-            else sorted(
-                {
-                    *own,
-                    *(
-                        Key(other, word.pos)
-                        for word in own
-                        for other in _beside(word, ratings, wordnet)
-                    ),
-                }
-            )
-        )
-        rated = [ratings.of(word.lemma) for word in more]
-        seen = dict(
-            zip(found.table["lemma"].to_pylist(), found.table["rating"].to_pylist(), strict=True)
-        )
+        chosen = sorted(words)
+        seen = dict(zip(lemmas, found.table["rating"].to_pylist(), strict=True))
+        rated = [ratings.of(word.lemma) for word in chosen]
         known = [
-            rating if rating is not None else seen.get(word.lemma, np.nan)
-            for word, rating in zip(more, rated, strict=True)
+            seen.get(word.lemma, np.nan) if rating is None else rating
+            for word, rating in zip(chosen, rated, strict=True)
         ]
-        vectors = (
-            load_encoder(word_encoder(options))([word.lemma for word in more], "document")
-            if more
-            else np.empty((0, 1), np.float32)
-        )
+        vectors = np.empty((0, 1), np.float32)
+        if chosen:
+            encode = load_encoder(word_encoder(options))
+            vectors = encode([word.lemma for word in chosen], "document")
         bands = Bands(options.min_similarity, options.max_similarity, options.rating_band)
-        return cls(
-            more, known, neighbours(more, np.array(known, np.float64), vectors, wordnet, bands)
-        )
+        near = neighbours(chosen, np.array(known, np.float64), vectors, wordnet, bands)
+        return cls(chosen, known, near)
 
     def slots(self, found: Found) -> Slots:
         """Return the slots as numbers."""
@@ -231,24 +213,17 @@ class Vocabulary:
             of_text[text].append(slot)
         for text, mine in of_text.items():
             for slot in mine if text not in served else ():
-                fits = [word for word in self.near[slots.word[slot]] if word not in forbids[text]][
-                    :NEAREST
-                ]
+                near, tag = self.near[slots.word[slot]], tags[slot]
                 inflected = {
                     word: form
-                    for word in fits
-                    if (
-                        form := forms.get((word, tags[slot]))
-                        or inflect(self.words[word].lemma, tags[slot])
-                    )
+                    for word in islice((one for one in near if one not in forbids[text]), NEAREST)
+                    if (form := forms.get((word, tag)) or inflect(self.words[word].lemma, tag))
                 }
                 if not inflected:
                     continue
                 choices = list(inflected)
                 drawn = int(generator(options.seed, str(text), "word").integers(len(choices)))
-                word = (
-                    min(choices, key=lambda word: net[word]) if options.balance else choices[drawn]
-                )
+                word = min(choices, key=net.__getitem__) if options.balance else choices[drawn]
                 net.update({word: 1, int(slots.word[slot]): -1})
                 filled[slot] = word, inflected[word], False
                 break
