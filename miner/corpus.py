@@ -15,9 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from miner.store import Run, shard_keys
-from miner.tables import DOCUMENTS, MADE, full_text
+from miner.tables import MADE, full_text
 
 MADE_DOCUMENTS = "_documents"  # beside the candidates of the source that made them
+# documents, in columns whose texts may be more than 2 GiB
+LARGE = pa.schema(
+    [("doc_id", pa.string()), ("title", pa.large_string()), ("text", pa.large_string())]
+)
 IDS = f"{Run.TABLES}/_doc_ids.npy"  # all doc_ids as fixed-width bytes, memory-mapped and searched
 
 
@@ -57,35 +61,35 @@ class Corpus:
 
     def rows(self, doc_ids: Sequence[str | None]) -> np.ndarray:
         """Return the row of each doc_id as int64; -1 for an id that is not in the corpus."""
-        wanted = np.array([(doc_id or "").encode() for doc_id in doc_ids] or [b""], dtype=bytes)[
-            : len(doc_ids)
-        ]
-        if self.count == 0:
-            return np.full(len(doc_ids), -1)
-        rows = np.searchsorted(self._ids, wanted)
-        found = self._ids[np.minimum(rows, self.count - 1)] == wanted
-        return np.where(found, rows, -1)
+        out, size = np.full(len(doc_ids), -1), self._ids.dtype.itemsize
+        encoded = [(doc_id or "").encode() for doc_id in doc_ids]
+        # an id that is longer than all of the corpus is none of them; to compare it, NumPy would
+        # copy them all
+        places = np.array([at for at, one in enumerate(encoded) if len(one) <= size], np.int64)
+        if self.count and len(places):
+            wanted = np.array([encoded[at] for at in places], self._ids.dtype)
+            rows = np.searchsorted(self._ids, wanted)
+            found = self._ids[np.minimum(rows, self.count - 1)] == wanted
+            out[places] = np.where(found, rows, -1)
+        return out
 
     def doc_ids(self, rows: np.ndarray) -> pa.Array:
         """Return the doc_ids of rows."""
         return pa.array(self._ids[rows], pa.binary()).cast(pa.string())
 
     def documents(self, rows: np.ndarray) -> pa.Table:
-        """Return the documents of rows (int64, any order, repeats allowed), in that order."""
-        shard, parts, order = rows // self.shard_size, [], []
+        """Return the documents of rows (int64, any order, repeats allowed), in that order; their
+        texts may be more than the 2 GiB that a plain column of strings can hold.
+        """
+        shard = rows // self.shard_size
+        parts, order = [LARGE.empty_table()], [np.empty(0, np.int64)]
         for number in np.unique(shard):
             places = np.flatnonzero(shard == number)
-            parts.append(
-                self.shard(self.keys[number]).take(
-                    pa.array(rows[places] - number * self.shard_size)
-                )
-            )
+            here = pa.array(rows[places] - number * self.shard_size)
+            parts.append(self.shard(self.keys[number]).cast(LARGE).take(here))
             order.append(places)
-        if not parts:
-            return self.shard(self.keys[0]).slice(0, 0)
-        return pa.concat_tables(parts).take(
-            pa.array(np.argsort(np.concatenate(order), kind="stable"))
-        )
+        back = np.argsort(np.concatenate(order), kind="stable")
+        return pa.concat_tables(parts).take(pa.array(back))
 
     def texts(self, rows: np.ndarray) -> list[str]:
         """Return title and text of rows, as encoders read them."""
@@ -160,9 +164,7 @@ class Documents(Corpus):
         if not made.any():
             return super().documents(rows)
         taken = self.made.take(pa.array(rows[made] - self.count))
-        titled = pa.table(
-            [taken["doc_id"], pa.array([""] * len(taken), pa.string()), taken["text"]],
-            DOCUMENTS.schema,
-        )
-        both = pa.concat_tables([super().documents(rows[~made]).cast(DOCUMENTS.schema), titled])
+        titles = pa.array([""] * len(taken), pa.large_string())
+        titled = pa.table([taken["doc_id"], titles, taken["text"].cast(pa.large_string())], LARGE)
+        both = pa.concat_tables([super().documents(rows[~made]), titled])
         return both.take(pa.array(np.argsort(np.argsort(made, kind="stable"))))

@@ -73,21 +73,24 @@ def score(run: Run, options: Score, how: How) -> list[Manifest]:
             " `quarry select SET` first"
         )
     scored = [_score_set(run, name, options, how) for name in names]
-    return scored + [
-        score_source(run, name, options, how) for name in sources if _answers_queries(run, name)
-    ]
+    for name in sources:
+        if _answers_queries(run, name):
+            scored.append(score_source(run, name, options, how))
+        else:
+            _forget(run, name)
+    return scored
 
 
 def _answers_queries(run: Run, source: str) -> bool:
-    """Tell whether a source's ranks say how well it finds positives. If not, take measures away
-    that an earlier one of its name left.
-    """
+    """Tell whether a source's ranks say how well it finds positives."""
     found = run.need_current(f"{run.SOURCES}/{source}", f"mine {source}")
-    if found.facts.get("searched_with", "query") == "query":
-        return True
+    return bool(found.facts.get("searched_with", "query") == "query")
+
+
+def _forget(run: Run, source: str) -> None:
+    """Take away the measures of an earlier source of that name, whose ranks said something."""
     shutil.rmtree(run.path / SOURCES / source, ignore_errors=True)
     (run.path / FOLDER / f"source-{source}.parquet").unlink(missing_ok=True)
-    return False
 
 
 def metrics(run: Run) -> pa.Table:

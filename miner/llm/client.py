@@ -10,7 +10,7 @@ from functools import lru_cache
 from json import dumps, loads
 from pathlib import Path
 
-from miner.errors import UserError
+from miner.errors import UserError, log
 from miner.files import fingerprint
 from miner.llm.requests import Answer, Budget, Llm, Model, Request
 from miner.models.hub import locate, weights_fingerprint
@@ -18,12 +18,13 @@ from miner.store import Run
 
 _LOADED: dict[Llm, "Model"] = {}
 FILE = "llm_answers.sqlite"
-TABLE = (
-    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS served (server TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID",
 )
 
 
-def llm_door(options: Llm) -> Llm:
+def bare_llm(options: Llm) -> Llm:
     """Return the language model of a source's or a judge's options alone: the same one is then
     loaded once.
 
@@ -45,26 +46,6 @@ def _served(options: Llm) -> str:
     return served_model(options)
 
 
-def llm_fingerprint(options: Llm) -> str:
-    """Return what decides a language model's answers: its weights and vLLM's options, or the name
-    under which a server has it.
-
-    Raises:
-        UserError: there is no such model or server.
-    """
-    door = llm_door(options)
-    if door.server:
-        return fingerprint(["served", _served(door)])
-    return fingerprint(
-        ["vllm", weights_fingerprint(locate(str(door.llm), kind="llm")), sorted(door.llm_option)]
-    )
-
-
-def llm_name(options: Llm) -> str:
-    """Return the name of a language model, as it stands beside what it wrote."""
-    return _served(llm_door(options)) if options.server else str(options.llm)
-
-
 def load_llm(options: Llm) -> "Model":
     """Build the language model that `options` describe; one at a time, for an engine takes most of
     a GPU.
@@ -72,31 +53,64 @@ def load_llm(options: Llm) -> "Model":
     Raises:
         UserError: there is no such model or server, or vLLM is not installed.
     """
-    door = llm_door(options)
-    if door not in _LOADED:
+    bare = bare_llm(options)
+    if bare not in _LOADED:
         for other in _LOADED.values():
             getattr(other, "close", lambda: None)()
         _LOADED.clear()
-        if door.server:
+        if bare.server:
             from miner.llm.server import Server
 
-            _LOADED[door] = Server(door, _served(door))
+            _LOADED[bare] = Server(bare, _served(bare))
         else:
             from miner.llm.vllm_engine import Engine
 
-            _LOADED[door] = Engine(
-                locate(str(door.llm), kind="llm"), door.llm_option, door.trust_remote_code
+            _LOADED[bare] = Engine(
+                locate(str(bare.llm), kind="llm"), bare.llm_option, bare.trust_remote_code
             )
-    return _LOADED[door]
+    return _LOADED[bare]
 
 
-class Door:
+class Client:
     """What asks a model for a stage: answers that are on disk are not asked for again."""
 
     def __init__(self, run: Run, options: Llm, budget: Budget | None = None):
-        self.path, self.options = run.path / FILE, options
-        self.model = llm_fingerprint(options)
+        self.path, self.options = run.path / FILE, bare_llm(options)
+        self.name = self._served() if options.server else str(options.llm)
+        self.model = self._fingerprint()
         self.budget = budget or Budget(options.max_requests, options.max_tokens_total)
+
+    def _served(self) -> str:
+        """Return under which name the server has the model: --llm, else the first that it has. A
+        server that is away is taken for what it was here before, so that what is finished is
+        skipped without it.
+        """
+        from miner.llm.server import base_url
+
+        url = base_url(self.options.server or "")
+        if self.options.llm:
+            return self.options.llm
+        with _opened(self.path) as answers:
+            try:
+                name = _served(self.options)
+            except UserError as error:
+                known = answers.served(url)
+                if known is None:
+                    raise
+                log.warning("%s; taking it for %s, which it served here before", error, known)
+                return known
+            answers.keep_served(url, name)
+            return name
+
+    def _fingerprint(self) -> str:
+        """Return what decides the model's answers: its weights and vLLM's options, or the name
+        under which a server has it.
+        """
+        options = self.options
+        if options.server:
+            return fingerprint(["served", self.name])
+        weights = weights_fingerprint(locate(self.name, kind="llm"))
+        return fingerprint(["vllm", weights, sorted(options.llm_option)])
 
     def ask(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers to requests, in their order; the model is loaded only if one of them
@@ -151,6 +165,13 @@ class _Answers:
                     ),
                 )
 
+    def served(self, server: str) -> str | None:
+        rows = self.connection.execute("SELECT name FROM served WHERE server = ?", [server])
+        return next((str(name) for (name,) in rows), None)
+
+    def keep_served(self, server: str, name: str) -> None:
+        self.connection.execute("INSERT OR REPLACE INTO served VALUES (?, ?)", (server, name))
+
     def write(self, key: str, answer: Answer) -> None:
         self.connection.execute(
             "INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, dumps(asdict(answer)))
@@ -163,7 +184,8 @@ def _opened(path: Path) -> Iterator[_Answers]:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(TABLE)
+            for table in TABLES:
+                connection.execute(table)
         except sqlite3.DatabaseError as error:
             raise UserError(
                 f"{path} holds the answers of a model and cannot be read ({error}); move it away to"

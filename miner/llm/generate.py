@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 from miner.corpus import Documents
 from miner.engine import How
 from miner.files import file_fingerprint, fingerprint
-from miner.llm.client import Door, llm_name
+from miner.llm.client import Client
 from miner.llm.prompts import Prompt, load_prompt, prompt_path, render, shorten
 from miner.llm.requests import Answer, Llm, Request
 from miner.llm.verify import Guard, fault, read_text
 from miner.made import Negative, made_shard
 from miner.models.hub import Reranker
-from miner.models.reranker import load_reranker
+from miner.models.reranker import load_reranker, reranker_fingerprint
 from miner.options import NAME, option
 from miner.query_shard import asked_of
 from miner.stages import Shard, Stage, run_stage
@@ -97,24 +97,32 @@ def mine_generate(run: Run, options: MineGenerate, how: How) -> Manifest:
     Raises:
         UserError: there are no tables, no such prompt, model or server; or a budget is spent.
     """
-    tables, prompt = run.tables(), load_prompt(options.prompt)
-    door = Door(run, options)
+    inputs, prompt = run.table_input(), load_prompt(options.prompt)
+    client = Client(run, options)
     stage = Stage(
         f"{run.SOURCES}/{options.name}",
         "candidates",
         options.record(),
-        {run.TABLES: tables.fingerprint},
-        model=fingerprint([door.model, file_fingerprint(prompt_path(options.prompt))]),
+        inputs,
+        model=model_of(client, options),
         made_by="mine generate",
     )
     return run_stage(
         run,
         stage,
-        lambda: partial(_shard, run, options, door, prompt),
+        lambda: partial(_shard, run, options, client, prompt),
         run.query_shards(),
         one_process(how),
-        partial(facts, run, options, prompt),
+        partial(facts, run, options, client, prompt),
     )
+
+
+def model_of(client: Client, options: Any) -> str:
+    """Return what decides the texts: the model, the prompt's file, and the checker's weights."""
+    parts = [client.model, file_fingerprint(prompt_path(options.prompt))]
+    if options.checker:
+        parts.append(reranker_fingerprint(Reranker(reranker=options.checker)))
+    return fingerprint(parts)
 
 
 def one_process(how: How) -> How:
@@ -124,7 +132,7 @@ def one_process(how: How) -> How:
     return replace(how, workers=1)
 
 
-def facts(run: Run, options: Any, prompt: Prompt) -> dict[str, Any]:
+def facts(run: Run, options: Any, client: Client, prompt: Prompt) -> dict[str, Any]:
     """Return what a stage that generates says: the model, the prompt, and each failed answer by
     its reason.
     """
@@ -134,13 +142,13 @@ def facts(run: Run, options: Any, prompt: Prompt) -> dict[str, Any]:
         reasons.update(run.read(f"{folder}/{FAILED}", key)["reason"].to_pylist())
     told = {
         "searched_with": "nothing: documents are made",
-        "llm": llm_name(options),
+        "llm": client.name,
         "prompt": prompt.title,
     }
     return {**told, "failed_answers": dict(sorted(reasons.items()))}
 
 
-def _shard(run: Run, options: MineGenerate, door: Door, prompt: Prompt, key: str) -> Shard:
+def _shard(run: Run, options: MineGenerate, client: Client, prompt: Prompt, key: str) -> Shard:
     queries = dict(
         zip(
             *(run.read(run.QUERIES, key)[name].to_pylist() for name in ("query_id", "text")),
@@ -157,15 +165,15 @@ def _shard(run: Run, options: MineGenerate, door: Door, prompt: Prompt, key: str
             tasks.append(
                 Task(query_id, parent, turn, fields, Guard(text, queries[query_id], what.guarded))
             )
-    return written_shard(run, options, door, prompt, tasks, key)
+    return written_shard(run, options, client, prompt, tasks, key)
 
 
 def written_shard(
-    run: Run, options: Any, door: Door, prompt: Prompt, tasks: Sequence[Task], key: str
+    run: Run, options: Any, client: Client, prompt: Prompt, tasks: Sequence[Task], key: str
 ) -> Shard:
     """Have the texts of a shard written and verified; return it with what failed beside it."""
     answered = partial(_answered, run, options.checker, key) if options.checker else None
-    made, failures = write(door, prompt, tasks, options, answered)
+    made, failures = write(client, prompt, tasks, options, answered)
     kept = {(negative.query_id, negative.parent_id, negative.turn) for negative in made}
     # of a task; its earlier faults are in the table
     last = {failure[:3]: failure[4] for failure in failures}
@@ -182,7 +190,7 @@ def written_shard(
 
 
 def write(
-    door: Door,
+    client: Client,
     prompt: Prompt,
     tasks: Sequence[Task],
     options: Generator,
@@ -191,7 +199,7 @@ def write(
     """Ask for all texts at once, then again for those that failed a check, up to `retries` times.
 
     Args:
-        door: where requests go.
+        client: where requests go.
         prompt: the prompt.
         tasks: the texts.
         options: sampling and retries.
@@ -203,12 +211,12 @@ def write(
     found: dict[int, Negative] = {}
     failures: list[tuple[Any, ...]] = []
     made: dict[str, list[str]] = {}
-    details = {"prompt": prompt.title, "model": llm_name(options)}
+    details = {"prompt": prompt.title, "model": client.name}
     details |= {"meaning_effect": prompt.meaning_effect}
     todo = list(range(len(tasks)))
     for attempt in range(options.retries + 1):
         requests = [request_of(prompt, tasks[place], attempt, options) for place in todo]
-        answers = door.ask(requests) if requests else []
+        answers = client.ask(requests) if requests else []
         asked = [tasks[place] for place in todo]
         read = _checked_answers(asked, answers, prompt, made, answered)
         for place, task, (text, reason, detail) in zip(todo, asked, read, strict=True):

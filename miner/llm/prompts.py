@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
+from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from miner.errors import UserError
@@ -143,6 +144,10 @@ def _load(file: Path, kind: Any) -> Any:
         prompt = kind(**tomllib.loads(file.read_text("utf-8")))
         for template in getattr(prompt, "templates", None) or [prompt.template]:
             JINJA.parse(template)
+        Draft202012Validator.check_schema(getattr(prompt, "json_schema", {}))
+    except SchemaError as error:
+        where = ".".join(map(str, ["schema", *error.path]))
+        raise UserError(f"prompt {file}: {where} is no JSON schema: {error.message}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TemplateError) as error:
         raise UserError(f"prompt {file} cannot be read: {error}") from error
     except ValidationError as error:

@@ -10,7 +10,7 @@ from miner.files import file_fingerprint, fingerprint
 from miner.ingest.inputs import find_input
 from miner.ingest.pairs import CorpusColumns, corpus_rows
 from miner.ingest.rows import Reading, Row, hash_id
-from miner.llm.client import Door
+from miner.llm.client import Client
 from miner.llm.generate import Generator, Task, write
 from miner.llm.prompts import load_prompt, prompt_path, shorten
 from miner.llm.verify import Guard
@@ -48,19 +48,19 @@ def pseudo_queries(run: Run, options: IngestPseudoQueries) -> Reading:
             spent.
     """
     file = find_input(options.corpus, options.split)
-    door = Door(run, options)
+    client = Client(run, options)
     inputs = {
         options.corpus: file.fingerprint(),
-        "model": door.model,
+        "model": client.model,
         "prompt": file_fingerprint(prompt_path(options.prompt)),
     }
     return Reading(
         inputs,
-        chain(corpus_rows(file, options), _queries(door, options, corpus_rows(file, options))),
+        chain(corpus_rows(file, options), _queries(client, options, corpus_rows(file, options))),
     )
 
 
-def _queries(door: Door, options: IngestPseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
+def _queries(client: Client, options: IngestPseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
     """Yield queries and positives of the documents that are drawn, and a reject for each text
     that failed for good.
     """
@@ -79,7 +79,7 @@ def _queries(door: Door, options: IngestPseudoQueries, rows: Iterator[Row]) -> I
             for text in [full_text(row.values[1], row.values[-1])]
             for turn in range(options.k)
         ]
-        made, failures = write(door, prompt, tasks, options)
+        made, failures = write(client, prompt, tasks, options)
         for one in made:
             query_id = hash_id("q", one.text)
             yield Row("queries", "generated", next(numbers), (query_id, "paired", one.text))

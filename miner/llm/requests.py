@@ -1,4 +1,4 @@
-"""Requests to a large language model, and the door that all of them go through: answers on disk
+"""Requests to a large language model, and the client that all of them go through: answers on disk
 first, then the model, within a budget.
 
 Every finished answer lies in `llm_answers.sqlite` of the run folder under the hash of all that

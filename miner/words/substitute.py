@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from miner.engine import How
-from miner.files import file_fingerprint, fingerprint
-from miner.llm.client import Door
-from miner.llm.generate import Task, facts, one_process, written_shard
-from miner.llm.prompts import load_prompt, prompt_path
+from miner.files import fingerprint
+from miner.llm.client import Client
+from miner.llm.generate import Task, facts, model_of, one_process, written_shard
+from miner.llm.prompts import load_prompt
 from miner.llm.verify import Guard
 from miner.made import Negative, made_shard
 from miner.query_shard import asked_of
@@ -44,13 +44,13 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
         UserError: there are no tables, no such parser, encoder or lexicon.
     """
     inputs, done = run.table_input(), list[Manifest]()
-    door = Door(run, options) if options.rewriter == "llm" else None
+    client = Client(run, options) if options.rewriter == "llm" else None
     if options.rewriter != "swap":
         done.append(find_slots(run, options, how))
         inputs[done[0].stage] = done[0].fingerprint
     model = parser_fingerprint(options.spacy_model)
-    if door:
-        model = fingerprint([model, door.model, file_fingerprint(prompt_path(options.prompt))])
+    if client:
+        model = fingerprint([model, model_of(client, options)])
     stage = Stage(
         f"{run.SOURCES}/{options.name}",
         "candidates",
@@ -61,16 +61,20 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
     )
     # so that nobody asks how well this source finds positives
     plain = {"searched_with": "nothing: documents are made"}
-    then = partial(facts, run, options, load_prompt(options.prompt)) if door else lambda: plain
-    how = one_process(how) if door else how
-    task = partial(_make_shard, run, options, door)
+    then = (
+        partial(facts, run, options, client, load_prompt(options.prompt))
+        if client
+        else lambda: plain
+    )
+    how = one_process(how) if client else how
+    task = partial(_make_shard, run, options, client)
     return [*done, run_stage(run, stage, lambda: task, run.query_shards(), how, then)]
 
 
-def _make_shard(run: Run, options: MineSubstitute, door: Door | None, key: str) -> Shard:
-    if door is not None:
+def _make_shard(run: Run, options: MineSubstitute, client: Client | None, key: str) -> Shard:
+    if client is not None:
         return written_shard(
-            run, options, door, load_prompt(options.prompt), list(_tasks(run, options, key)), key
+            run, options, client, load_prompt(options.prompt), list(_tasks(run, options, key)), key
         )
     made = list(
         _substituted(run, options, key)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import file_fingerprint, fingerprint
-from miner.llm.client import Door, llm_name
+from miner.llm.client import Client
 from miner.llm.generate import one_process
 from miner.llm.prompts import JudgePrompt, load_judge_prompt, prompt_path, render, shorten
 from miner.llm.requests import Asking, Budget, Llm, Request
@@ -94,16 +94,16 @@ def judge_llm(run: Run, options: JudgeLlm, how: How) -> Manifest:
             " least as high"
         )
     budget = Budget(options.max_requests, options.max_tokens_total)
-    doors = [Door(run, model, budget) for model in models(options)]
+    clients = [Client(run, model, budget) for model in models(options)]
     judging = Judging(run, options.name, "llm", afresh=True)
     return judging.carry_out(
         options,
         one_process(how),
-        partial(_prepare, judging, LlmJudge(options, prompt, doors)),
+        partial(_prepare, judging, LlmJudge(options, prompt, clients)),
         model=fingerprint(
-            [*(door.model for door in doors), file_fingerprint(prompt_path(options.prompt))]
+            [*(client.model for client in clients), file_fingerprint(prompt_path(options.prompt))]
         ),
-        facts=partial(_facts, judging, options, prompt),
+        facts=partial(_facts, judging, options, prompt, clients),
     )
 
 
@@ -113,21 +113,23 @@ def models(options: JudgeLlm) -> list[Llm]:
     return [Llm(**shared, llm=name) for name in options.llm or (None,)]
 
 
-def _facts(judging: Judging, options: JudgeLlm, prompt: JudgePrompt) -> dict[str, Any]:
+def _facts(
+    judging: Judging, options: JudgeLlm, prompt: JudgePrompt, clients: Sequence[Client]
+) -> dict[str, Any]:
     tables = [judging.run.read(judging.folder, key) for key in judging.run.query_shards()]
     rows = [table.filter(pc.equal(table["judge"], f"{options.name}.flips")) for table in tables]
     flips = [table["score"].drop_null().to_numpy() for table in rows]
     mean = np.concatenate([np.empty(0), *flips]).mean() if sum(map(len, flips)) else None
     rate = {} if mean is None else {"flip_rate": round(float(mean), 4)}
-    names = ", ".join(llm_name(model) for model in models(options))
+    names = ", ".join(client.name for client in clients)
     return {"llm": names, "prompt": prompt.title, "votes": options.votes, **rate}
 
 
 def _prepare(judging: Judging, judge: "LlmJudge") -> Judge:
     # a model is loaded once: the cheap one answers for all shards before the next one comes
-    for number in range(len(judge.doors) - 1):
+    for number in range(len(judge.clients) - 1):
         for key in judging.run.query_shards():
-            judge.ask(judging.asked(key), judge.doors[: number + 1])
+            judge.ask(judging.asked(key), judge.clients[: number + 1])
     return judge.judge
 
 
@@ -151,19 +153,21 @@ class LlmJudge(NamedTuple):
 
     options: JudgeLlm
     prompt: JudgePrompt
-    doors: Sequence[Door]
+    clients: Sequence[Client]
 
-    def ask(self, asked: Asked, doors: Sequence[Door]) -> Votes:
+    def ask(self, asked: Asked, clients: Sequence[Client]) -> Votes:
         """Ask each model about what the one before is not sure of."""
         within = within_budget(asked, self.options.max_pairs_per_query)
         errors, said, unsure = [""] * len(within), list[np.ndarray](), within.copy()
-        for door in doors:
-            said.append(self._votes(door, asked, unsure, errors))
+        for client in clients:
+            said.append(self._votes(client, asked, unsure, errors))
             mean, sure = said[-1].mean(axis=1), self.options.sure
             unsure = unsure & ~np.isnan(mean) & (mean > sure) & (mean < 1 - sure)
         return Votes(within, said, errors)
 
-    def _votes(self, door: Door, asked: Asked, which: np.ndarray, errors: list[str]) -> np.ndarray:
+    def _votes(
+        self, client: Client, asked: Asked, which: np.ndarray, errors: list[str]
+    ) -> np.ndarray:
         prompt, count = self.prompt, self.options.votes
         pairs = asked.pairs.take(which)
         documents = asked.shard.documents.texts(pairs.row)
@@ -179,7 +183,7 @@ class LlmJudge(NamedTuple):
             for template in prompt.templates[:count]
         ]
         votes, places = np.full((len(which), count), np.nan), np.flatnonzero(which)
-        for number, answer in enumerate(door.ask(requests) if requests else []):
+        for number, answer in enumerate(client.ask(requests) if requests else []):
             place = places[number // count]
             if answer.error:
                 errors[place] = answer.error
@@ -191,7 +195,7 @@ class LlmJudge(NamedTuple):
     def judge(self, asked: Asked) -> Judged:
         """Judge the pairs of a shard."""
         name, pairs = self.options.name, asked.pairs
-        within, said, errors = self.ask(asked, self.doors)
+        within, said, errors = self.ask(asked, self.clients)
         votes = said[0]
         for later in said[1:]:
             votes = np.where(np.isnan(later), votes, later)
