@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from cli.perform import align, count_words, print_drops, print_json, shorten
+from miner.errors import UserError
 
 if TYPE_CHECKING:
     from miner.store import Run
@@ -28,19 +29,20 @@ def states(run: "Run") -> list[dict[str, Any]]:
     stale: dict[str, str] = {}
     rows = []
     for folder in sorted(folders):
-        manifest = run.find(folder)
+        row: dict[str, Any] = {"stage": folder}
+        try:
+            manifest = run.find(folder)
+        except UserError:
+            rows.append(row | {"state": "written by another version of quarry"})
+            continue
         if manifest is None:
-            inputs, row = (
-                json.loads((run.path / folder / PLAN).read_bytes())["inputs"],
-                {"stage": folder},
-            )
+            inputs = json.loads((run.path / folder / PLAN).read_bytes())["inputs"]
             state = "half done; repeat the command to go on"
         else:
-            inputs = manifest.inputs
+            inputs, state = manifest.inputs, "up to date"
             row = manifest.model_dump(
                 include={"stage", "rows", "drops", "seconds", "peak_memory_mb"}
             )
-            state = "up to date"
         reason = next(
             (why for name in sorted(inputs) if (why := _staleness(run, name, inputs[name], stale))),
             None,
@@ -55,7 +57,10 @@ def states(run: "Run") -> list[dict[str, Any]]:
 def _staleness(run: "Run", name: str, fingerprint: str, stale: dict[str, str]) -> str | None:
     if not name[:1].isdigit() or name[1:2] != "_":
         return None  # a file of the user's, not a stage
-    now = run.find(name)
+    try:
+        now = run.find(name)
+    except UserError:
+        return f"{name} is of another version of quarry"
     if now is None:
         return f"{name} is gone"
     if now.fingerprint != fingerprint:

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections import Counter
 
 import pytest
+from conftest import make_reranker
 from llm_server import llm_server, words_of
 from test_flow import contents
 from toy import GOLD, rows, toy_run
@@ -16,9 +18,11 @@ from toy import GOLD, rows, toy_run
 from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.ingest import ingest
-from miner.llm.client import FILE
+from miner.llm.client import _LOADED, FILE, _served
 from miner.llm.generate import MineGenerate, mine_generate
 from miner.llm.pseudo_queries import IngestPseudoQueries
+from miner.models.hub import weights_fingerprint
+from miner.models.reranker import load_reranker
 from miner.store import Run
 
 FAST = {"timeout": 0.7, "concurrency": 4}
@@ -127,6 +131,20 @@ def test_a_server_that_goes_away_stops_the_run_in_one_line(tmp_path):
         generate(run, server, concurrency=1, attempts=1)
 
 
+@pytest.mark.parametrize("named", [{}, {"llm": "tiny"}])
+def test_what_is_finished_is_skipped_though_the_server_is_away(tmp_path, named, caplog):
+    run = toy_run(tmp_path / "run")
+    with llm_server() as server:
+        assert not generate(run, server, **named).skipped
+    _served.cache_clear()  # as in another process
+    assert generate(run, server, **named).skipped
+    assert "taking it to serve tiny" in caplog.text
+    _served.cache_clear()
+    _LOADED.clear()
+    with pytest.raises(UserError, match="no server that speaks"):
+        generate(run, server, name="more", temperature=0.1, **named)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -227,6 +245,18 @@ def test_a_checker_leaves_out_what_answers_the_query(tmp_path, reranker, monkeyp
         manifest = generate(run, server, checker=reranker, retries=1)
     assert manifest.drops == {"answers_query": 1} and failed(run) == {"answers_query": 2}
     assert manifest.rows["candidates"] == 4
+
+
+def test_another_checker_is_another_stage(tmp_path, reranker):
+    other = shutil.copytree(reranker, tmp_path / "checker")
+    run = toy_run(tmp_path / "run")
+    with llm_server() as server:
+        generate(run, server, checker=str(other), retries=0)
+        make_reranker(other, seed=4)
+        weights_fingerprint.cache_clear()
+        load_reranker.cache_clear()
+        with pytest.raises(UserError, match="was made by another model"):
+            generate(run, server, checker=str(other), retries=0)
 
 
 def test_a_real_cross_encoder_checks(tmp_path, reranker):

@@ -3,10 +3,12 @@
 import gzip
 import json
 import resource
+import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from ingested import (
@@ -118,6 +120,39 @@ def test_batches_and_passes_change_nothing(tmp_path, monkeypatch):
         doc[0].encode() for doc in documents(again)
     )
     assert tree(once) == tree(again)
+
+
+def test_ids_longer_than_all_of_the_corpus_are_unknown_and_its_ids_are_not_copied(tmp_path, run):
+    ingest(run, IngestBeir(folder=make_beir(tmp_path / "beir")), How())
+    corpus, longer = Corpus(run), "~" + "0" * 40
+    known = corpus.doc_ids(np.arange(len(corpus))).to_pylist()
+    assert corpus.rows([longer, known[0], None, known[-1], longer]).tolist() == [
+        -1,
+        0,
+        -1,
+        len(corpus) - 1,
+        -1,
+    ]
+    assert corpus.rows([]).tolist() == []
+    rng = np.arange(400_000)
+    corpus.count, corpus._ids = len(rng), np.char.mod("%06d", rng).astype(bytes)
+    tracemalloc.start()
+    assert corpus.rows([longer, "000007"]).tolist() == [-1, 7]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < corpus._ids.nbytes / 10
+
+
+def test_more_than_2_gib_of_text_in_one_read(tmp_path, run):
+    large = {"_id": "large", "text": "x" * (3 << 20)}
+    ingest(run, IngestBeir(folder=make_beir(tmp_path / "beir", [large])), How())
+    corpus = Corpus(run)
+    one, other = corpus.rows(["large", "a"])
+    found = corpus.documents(np.repeat([one, other], [700, 1]))  # 2.05 GiB
+    assert pc.sum(pc.binary_length(found["text"])).as_py() == 700 * (3 << 20) + len(
+        found["text"][700].as_py()
+    )
+    assert found["doc_id"][699:].to_pylist() == ["large", "a"]
 
 
 def test_documents_are_served_without_being_read_into_memory(tmp_path, run):

@@ -13,7 +13,7 @@ from miner.tables import METRICS
 from scoring.eci import eci_v1
 from scoring.metrics import Score, bootstrap, query_sums
 from scoring.options import Select
-from scoring.score import metrics, paired_difference, score
+from scoring.score import _answers_queries, metrics, paired_difference, score
 from scoring.select import select
 
 PLAIN = Score(resamples=0)
@@ -385,3 +385,17 @@ def test_sums_are_those_of_the_definition(queries, hinge):
     assert total[10:14][2] == pytest.approx(
         sum(n for _, negatives in queries for n in negatives[:3])
     )
+
+
+def test_asking_whether_a_source_answers_queries_deletes_nothing(tmp_path):
+    run = toy_run(tmp_path)
+    select(run, Select(name="s", sources=("bm25",)), HOW)
+    score(run, Score(resamples=0), HOW)
+    file = tmp_path / "6_metrics/source-bm25.parquet"
+    assert _answers_queries(run, "bm25") and file.exists()
+    manifest = tmp_path / "3_candidates/bm25/_manifest.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(told | {"facts": {"searched_with": "positives"}}))
+    assert not _answers_queries(run, "bm25") and file.exists()
+    score(run, Score(resamples=0), HOW)  # only scoring takes away what says nothing any more
+    assert not file.exists() and (tmp_path / "6_metrics/source-dense.parquet").exists()

@@ -1127,3 +1127,20 @@ def test_against_the_recipe_in_plain_python(tmp_path_factory, data, options, sha
         for doc_id, reason in why.items()
     }
     assert {pair: reason for pair, (reason, *_) in why(run).items()} == left_out
+
+
+def test_killed_after_its_last_shard_it_still_knows_its_facts(tmp_path, monkeypatch):
+    def made(path, killed):
+        run = toy_run(path)
+        options = Select(name="s", sources=("bm25",), percentile_margin=90)
+        if killed:
+            with monkeypatch.context() as patch:
+                patch.setattr("miner.stages.finish", lambda *_, **__: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    select(run, options, HOW)
+            assert all((path / f"5_sets/s/{key}.parquet").exists() for key in run.query_shards())
+        return select(run, options, HOW)
+
+    whole, again = made(tmp_path / "whole", False), made(tmp_path / "killed", True)
+    assert again.resumed_shards == again.shards and again.facts == whole.facts
+    assert set(whole.facts["percentile_margins"]) == {"similarity"}

@@ -9,6 +9,7 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
+from cli.status import states
 from miner.engine import How, map_shards
 from miner.errors import UserError
 from miner.files import atomic, write_json, write_table
@@ -313,3 +314,38 @@ def test_a_cheap_stage_is_made_afresh_when_its_inputs_alone_have_changed(tmp_pat
         go(run, replace(CHEAP, options={"k": 4}, inputs={"1_tables": "bb"}))
     with pytest.raises(UserError, match="k=3, now 4"):
         go(run, replace(CHEAP, options={"k": 4}))  # other inputs too
+
+
+def test_no_other_command_makes_a_stage_afresh_even_with_force(tmp_path):
+    run, mine = Run(tmp_path), replace(STAGE, made_by="mine bm25")
+    go(run, mine)
+    before = files(tmp_path)
+    for force in (False, True):
+        with pytest.raises(UserError, match="was made by `quarry mine bm25`, so `quarry mine toy`"):
+            go(run, replace(STAGE, made_by="mine toy"), force=force)
+    assert files(tmp_path) == before and go(run, mine).skipped
+    assert not go(run, mine, force=True).skipped
+
+
+def test_results_of_another_algorithm_are_not_current(tmp_path):
+    run = Run(tmp_path)
+    go(run)
+    with pytest.raises(UserError, match="was made by another version of quarry"):
+        go(run, replace(STAGE, algorithm=2))
+    assert not go(run, replace(STAGE, algorithm=2), force=True).skipped
+
+
+def test_a_manifest_and_a_plan_of_another_version_are_one_line(tmp_path):
+    run = Run(tmp_path)
+    go(run)
+    folder = tmp_path / STAGE.folder
+    manifest, plan = (json.loads((folder / name).read_text()) for name in (MANIFEST, PLAN))
+    del manifest["shards"], plan["algorithm"]
+    write_json(folder / MANIFEST, manifest)
+    with pytest.raises(UserError, match="was written by another version of quarry"):
+        go(run)
+    assert states(run) == [{"stage": STAGE.folder, "state": "written by another version of quarry"}]
+    write_json(folder / PLAN, plan)
+    with pytest.raises(UserError, match="was made by another version of quarry"):
+        go(run)
+    assert go(run, force=True).rows["candidates"] == 8

@@ -8,9 +8,12 @@ from toy import rows
 
 from miner.corpus import Documents, made_documents
 from miner.engine import How
+from miner.errors import UserError
 from miner.ingest.ingest import ingest
 from miner.ingest.pairs import IngestCaptions
 from miner.made import made_id
+from miner.search.bm25 import index_bm25
+from miner.search.tokens import IndexBm25
 from miner.store import Run
 from miner.words.parsing import load_parser
 from miner.words.substitute import mine_substitute
@@ -226,3 +229,13 @@ def test_swap_exchanges_two_phrases_but_not_across_symmetric_words(captions):
     assert 5 <= manifest.rows["candidates"] <= 16 and all(
         row["detail"]["route"] in "AO" for row in all_made(run, "swap")
     )
+
+
+def test_it_never_takes_the_place_of_an_index(captions):
+    run = captions("run")
+    index_bm25(run, IndexBm25(name="words"), HOW)
+    before = (run.path / "2_index/words/_manifest.json").read_bytes()
+    for how in (HOW, How(force=True)):
+        with pytest.raises(UserError, match="was made by `quarry index bm25`.*take another --name"):
+            mine_substitute(run, MineSubstitute(name="words"), how)
+    assert (run.path / "2_index/words/_manifest.json").read_bytes() == before

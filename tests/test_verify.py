@@ -200,6 +200,16 @@ def test_the_judges_prompt_has_five_wordings():
         ('name="x"\nversion=1\nsystem="s"\ntemplate="a"', "schema: Field required"),
         ('name="x"\nversion="one"\nsystem="s"\ntemplate="a"\nschema={}', "version"),
         ('name="x"\nversion=1\nsystem="s"\ntemplate="a"\nschema={}\nodd=1', "odd"),
+        (
+            'name="x"\nversion=1\nsystem="s"\ntemplate="a"\nschema={type="objekt"}',
+            "schema.type is no JSON schema: 'objekt' is not valid",
+        ),
+        (
+            'name="x"\nversion=1\nsystem="s"\ntemplate="a"\n'
+            '[schema]\ntype="object"\nproperties={text="string"}',
+            "schema.properties.text is no JSON schema: 'string' is not of type",
+        ),
+        ('name="x"\nversion=1\nsystem="s"\ntemplate="a"\nschema="string"', "schema: Input should"),
     ],
 )
 def test_a_wrong_prompt_is_one_line(tmp_path, content, said):

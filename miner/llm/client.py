@@ -85,19 +85,17 @@ class Client:
         server that is away is taken for what it was here before, so that what is finished is
         skipped without it.
         """
-        from miner.llm.server import base_url
+        from miner.llm.server import Away, base_url
 
         url = base_url(self.options.server or "")
-        if self.options.llm:
-            return self.options.llm
         with _opened(self.path) as answers:
             try:
                 name = _served(self.options)
-            except UserError as error:
-                known = answers.served(url)
+            except Away as error:
+                known = self.options.llm or answers.served(url)
                 if known is None:
                     raise
-                log.warning("%s; taking it for %s, which it served here before", error, known)
+                log.warning("%s: taking it to serve %s, for what is finished", error, known)
                 return known
             answers.keep_served(url, name)
             return name
@@ -180,6 +178,7 @@ class _Answers:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Answers]:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         try:
             connection.execute("PRAGMA journal_mode=WAL")

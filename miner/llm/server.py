@@ -23,6 +23,10 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a request is sent again, 
 GIVE_UP = 2
 
 
+class Away(UserError):
+    """No server answers."""
+
+
 class _TooLarge(Exception):
     """An answer has more bytes than are read."""
 
@@ -218,7 +222,7 @@ def served_model(options: Llm) -> str:
             f"{url} answers {error.status_code} when asked for its models; see --server and {KEY}"
         ) from error
     except (openai.APIError, ValueError) as error:
-        raise UserError(
+        raise Away(
             f"no server that speaks OpenAI's protocol at {url} ({error}); start one with `vllm"
             " serve MODEL`"
         ) from error

@@ -21,7 +21,7 @@ DEEP = 3  # of texts that wait with one word, how many are asked
 FREE = 10**9
 
 
-class Slots(NamedTuple):
+class Targets(NamedTuple):
     """s words that can be changed, those of a text together and in order of choice. Words and
     tokens are numbers.
 
@@ -66,18 +66,21 @@ ROUNDS = (
 
 
 def exchange(
-    slots: Slots, neighbours: Sequence[Sequence[int]], forbids: Sequence[frozenset[int]], seed: int
+    targets: Targets,
+    neighbours: Sequence[Sequence[int]],
+    forbids: Sequence[frozenset[int]],
+    seed: int,
 ) -> np.ndarray:
-    """Return for each slot the slot whose word it takes (s,) int64; -1 for none. At most one slot
+    """Return for each target the target whose word it takes (s,) int64; -1 for none. At most one target
     of a text takes part.
 
     Args:
-        slots: the words.
+        targets: the words.
         neighbours: word -> words that may stand for it, the best first; symmetric.
         forbids: text -> words that must not come into it.
         seed: of the order in which texts are served.
     """
-    columns = {name: getattr(slots, name).tolist() for name in Slots._fields}
+    columns = {name: getattr(targets, name).tolist() for name in Targets._fields}
     matcher = _Matcher(columns, [set(near) for near in neighbours], neighbours, forbids)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(forbids)).tolist()
     for number in ROUNDS:
@@ -98,8 +101,8 @@ class _Matcher:
         self.served = [False] * len(self.forbids)
         self.of_text: list[list[int]] = [[] for _ in self.forbids]
         self.net: dict[tuple[int, int], int] = {}
-        for slot, owner in enumerate(text):
-            self.of_text[owner].append(slot)
+        for target, owner in enumerate(text):
+            self.of_text[owner].append(target)
 
     def run(self, rules: Round, order: Sequence[int]) -> None:
         """Serve texts in order: each is exchanged with the best of those that wait, or waits."""
@@ -110,26 +113,28 @@ class _Matcher:
                 continue
             found = [
                 best
-                for slot in self.of_text[owner]
-                if (best := self._best(slot, waiting.get(keys[slot]), rules))
+                for target in self.of_text[owner]
+                if (best := self._best(target, waiting.get(keys[target]), rules))
             ]
             if found:
                 # the first choice of those that disturb least
-                _, slot, other = min(found, key=lambda best: best[0])
-                self._pair(slot, other)
+                _, target, other = min(found, key=lambda best: best[0])
+                self._pair(target, other)
             else:
-                for slot in self.of_text[owner]:
-                    waiting[keys[slot]].setdefault(self.columns["word"][slot], []).append(slot)
+                for target in self.of_text[owner]:
+                    waiting[keys[target]].setdefault(self.columns["word"][target], []).append(
+                        target
+                    )
 
     def _best(
-        self, slot: int, pool: dict[int, list[int]] | None, rules: Round
+        self, target: int, pool: dict[int, list[int]] | None, rules: Round
     ) -> tuple[int, int, int] | None:
-        """Return (disturbance, slot, partner) of the partner in a pool that disturbs least; None
+        """Return (disturbance, target, partner) of the partner in a pool that disturbs least; None
         if there is none.
         """
         if not pool:
             return None
-        word, best, weighed = self.columns["word"][slot], None, 0
+        word, best, weighed = self.columns["word"][target], None, 0
         near = self.near[word]
         words = (
             [other for other in self.ranked[word] if other in pool]
@@ -137,19 +142,19 @@ class _Matcher:
             else [other for other in pool if other in near]
         )
         for other in words:
-            partner = self._ready(slot, pool[other])
+            partner = self._ready(target, pool[other])
             if partner is None:
                 continue
-            cost = 0 if len(rules.same) > 3 else self._cost(slot, partner)
+            cost = 0 if len(rules.same) > 3 else self._cost(target, partner)
             if cost <= rules.cost and (best is None or cost < best[0]):
-                best = cost, slot, partner
+                best = cost, target, partner
             weighed += 1
             if weighed >= rules.most or (best and best[0] <= 0):
                 break
         return best
 
-    def _ready(self, slot: int, stack: list[int]) -> int | None:
-        """Return a slot that waits in a stack and whose text may have this slot's word, and the
+    def _ready(self, target: int, stack: list[int]) -> int | None:
+        """Return a target that waits in a stack and whose text may have this target's word, and the
         reverse; drop those served since.
         """
         text, word = self.columns["text"], self.columns["word"]
@@ -159,8 +164,8 @@ class _Matcher:
             there = text[partner]
             if (
                 not self.served[there]
-                and word[slot] not in self.forbids[there]
-                and word[partner] not in self.forbids[text[slot]]
+                and word[target] not in self.forbids[there]
+                and word[partner] not in self.forbids[text[target]]
             ):
                 return partner
         return None
@@ -171,9 +176,9 @@ class _Matcher:
         """
         token, left, right = self.columns["token"], self.columns["left"], self.columns["right"]
         changes: dict[tuple[int, int], int] = {}
-        for slot, other in ((one, two), (two, one)):
-            for brought, sign in ((token[other], 1), (token[slot], -1)):
-                for pair in ((left[slot], brought), (brought, right[slot])):
+        for target, other in ((one, two), (two, one)):
+            for brought, sign in ((token[other], 1), (token[target], -1)):
+                for pair in ((left[target], brought), (brought, right[target])):
                     changes[pair] = changes.get(pair, 0) + sign
         return changes
 
@@ -190,5 +195,5 @@ class _Matcher:
         text = self.columns["text"]
         for pair, change in self._changes(one, two).items():
             self.net[pair] = self.net.get(pair, 0) + change
-        for slot, other in ((one, two), (two, one)):
-            self.partner[slot], self.served[text[slot]] = other, True
+        for target, other in ((one, two), (two, one)):
+            self.partner[target], self.served[text[target]] = other, True

@@ -27,7 +27,7 @@ from miner.words.edits import change_of, lemmas_of, put
 from miner.words.neighbours import PARTS
 from miner.words.parsing import load_parser, parser_fingerprint
 from miner.words.swap import swap
-from miner.words.targets import GIVEN_FOLDER, find_slots, words_in
+from miner.words.targets import GIVEN_FOLDER, find_targets, words_in
 from miner.words.vocabulary import MineSubstitute
 from miner.words.wordnet import load_wordnet
 
@@ -46,7 +46,7 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
     inputs, done = run.table_input(), list[Manifest]()
     client = Client(run, options) if options.rewriter == "llm" else None
     if options.rewriter != "swap":
-        done.append(find_slots(run, options, how))
+        done.append(find_targets(run, options, how))
         inputs[done[0].stage] = done[0].fingerprint
     model = parser_fingerprint(options.spacy_model)
     if client:
@@ -86,7 +86,7 @@ def _make_shard(run: Run, options: MineSubstitute, client: Client | None, key: s
 
 def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
     """Ask a language model for another word in place of the first that was picked of each text."""
-    slots, asked = (
+    targets, asked = (
         run.read(f"{run.INDEXES}/{options.name}", key).to_pylist(),
         dict(asked_of(run, key, options.k)),
     )
@@ -97,47 +97,47 @@ def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
         )
     )
     turns, seen = Counter[str](), set[int]()
-    for slot in slots:
-        if slot["text"] in seen:
+    for target in targets:
+        if target["text"] in seen:
             continue
-        seen.add(slot["text"])
-        what = asked[slot["query_id"]]
-        text = what.texts[what.parents.index(slot["parent_id"])]
-        fields = {"text": text, "kind": KINDS[slot["route"]], "word": slot["old"]}
-        check = partial(_checked, text, slot, words_in(what.guarded))
-        guard = Guard(text, queries[slot["query_id"]], what.guarded)
+        seen.add(target["text"])
+        what = asked[target["query_id"]]
+        text = what.texts[what.parents.index(target["parent_id"])]
+        fields = {"text": text, "kind": KINDS[target["route"]], "word": target["old"]}
+        check = partial(_checked, text, target, words_in(what.guarded))
+        guard = Guard(text, queries[target["query_id"]], what.guarded)
         yield Task(
-            slot["query_id"],
-            slot["parent_id"],
-            turns[slot["query_id"]],
+            target["query_id"],
+            target["parent_id"],
+            turns[target["query_id"]],
             fields,
             guard,
             check,
-            slot["rating"],
+            target["rating"],
         )
-        turns[slot["query_id"]] += 1
+        turns[target["query_id"]] += 1
 
 
 def _checked(
-    original: str, slot: dict[str, Any], forbidden: set[str], text: str
+    original: str, target: dict[str, Any], forbidden: set[str], text: str
 ) -> tuple[str | None, dict[str, Any]]:
     """Return what is wrong with a rewritten text, and what is said of it: one word was to
     change, into none that WordNet ties to it.
     """
-    made = change_of(original, text, slot["start"], slot["end"], forbidden)
+    made = change_of(original, text, target["start"], target["end"], forbidden)
     reason, lemmas = made.reason, sorted(lemmas_of(made.new))
     if reason is None and any(
-        load_wordnet().related(slot["lemma"], lemma, PARTS.get(slot["pos"], slot["pos"]))
+        load_wordnet().related(target["lemma"], lemma, PARTS.get(target["pos"], target["pos"]))
         for lemma in lemmas
     ):
         reason = "related_word"
     detail = {
-        "span": f"{slot['start']}:{slot['end']}",
-        "old": slot["old"],
+        "span": f"{target['start']}:{target['end']}",
+        "old": target["old"],
         "new": made.new,
-        "old_lemma": slot["lemma"],
-        "old_rating": slot["rating"],
-        "route": slot["route"],
+        "old_lemma": target["lemma"],
+        "old_rating": target["rating"],
+        "route": target["route"],
     }
     return reason, detail
 
@@ -145,24 +145,24 @@ def _checked(
 def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:
     """Put the words that were given into their texts, in order of query, then choice."""
     folder = f"{run.INDEXES}/{options.name}"
-    slots, texts = run.read(folder, key), dict[str, str]()
+    targets, texts = run.read(folder, key), dict[str, str]()
     for _, asked in asked_of(run, key, options.k):
         texts |= dict(zip(asked.parents, asked.texts, strict=True))
     for given in run.read(f"{folder}/{GIVEN_FOLDER}", key).to_pylist():
-        slot = {name: slots[name][given["slot"]].as_py() for name in slots.column_names}
+        target = {name: targets[name][given["target"]].as_py() for name in targets.column_names}
         word = Word(
             0,
             0,
-            slot["start"],
-            slot["end"],
-            slot["old"],
-            slot["lemma"],
-            slot["pos"],
-            slot["tag"],
-            slot["rating"],
-            slot["route"],
+            target["start"],
+            target["end"],
+            target["old"],
+            target["lemma"],
+            target["pos"],
+            target["tag"],
+            target["rating"],
+            target["route"],
         )
-        text, edit = put(texts[slot["parent_id"]], word, given["new"], slot["opens"])
+        text, edit = put(texts[target["parent_id"]], word, given["new"], target["opens"])
         detail = {
             "span": f"{edit.start}:{edit.end}",
             "old": word.surface,
@@ -174,7 +174,7 @@ def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negati
             "route": word.route,
             "meaning_effect": EFFECT,
         }
-        yield Negative(slot["query_id"], slot["parent_id"], text, detail, word.rating)
+        yield Negative(target["query_id"], target["parent_id"], text, detail, word.rating)
 
 
 def _swapped(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:

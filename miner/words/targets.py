@@ -8,9 +8,10 @@ out: by exchange between texts, so that each is brought in as often as it is tak
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +27,14 @@ from miner.words.concreteness import Word, load_ratings, pick, words_of
 from miner.words.edits import lemmas_of
 from miner.words.exchange import exchange
 from miner.words.parsing import Parsed, load_parser, parser_fingerprint
-from miner.words.vocabulary import Found, MineSubstitute, Vocabulary, plain_form, word_encoder
+from miner.words.vocabulary import MineSubstitute, TargetTable, Vocabulary, plain_form, word_encoder
 
 GIVEN_FOLDER, FORBIDS = "_given", "_queries"
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 PART = re.compile(r"[^\W_]+")
 TEXT, INT = pa.string(), pa.int32()
-SLOTS = pa.schema(
+T = TypeVar("T")
+TARGETS = pa.schema(
     [
         ("query_id", TEXT),
         ("parent_id", TEXT),
@@ -53,7 +55,7 @@ SLOTS = pa.schema(
 )
 GIVEN = pa.schema(
     [
-        ("slot", INT),
+        ("target", INT),
         ("new", TEXT),
         ("new_lemma", TEXT),
         ("new_rating", pa.float32()),
@@ -62,7 +64,7 @@ GIVEN = pa.schema(
 )
 
 
-def find_slots(run: Run, options: MineSubstitute, how: How) -> Manifest:
+def find_targets(run: Run, options: MineSubstitute, how: How) -> Manifest:
     """Pick the words of all positives and give each text a new one: positives + ratings, parser,
     relations -> 2_index/<name>.
 
@@ -88,11 +90,11 @@ def find_slots(run: Run, options: MineSubstitute, how: How) -> Manifest:
         made_by="mine substitute",
     )
     return run_stage(
-        run, stage, lambda: partial(_slots_shard, run, options), run.query_shards(), how, then
+        run, stage, lambda: partial(_targets_shard, run, options), run.query_shards(), how, then
     )
 
 
-def _slots_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
+def _targets_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
     ratings, parse = load_ratings(options.lexicon), load_parser(options.spacy_model)
     rows: list[tuple[Any, ...]] = []
     forbids: list[tuple[str, list[str]]] = []
@@ -116,7 +118,7 @@ def _slots_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
             "words": pa.array([list(w) for _, w in forbids], pa.list_(TEXT)),
         }
     )
-    return Shard({f"{FORBIDS}/{key}": words, key: from_rows(rows, SLOTS)})
+    return Shard({f"{FORBIDS}/{key}": words, key: from_rows(rows, TARGETS)})
 
 
 def _row(parsed: Parsed, word: Word) -> tuple[Any, ...]:
@@ -148,8 +150,8 @@ def words_in(texts: Sequence[str]) -> set[str]:
     return {form for word in found for form in lemmas_of(word)}
 
 
-def read_slots(run: Run, name: str) -> Found:
-    """Read the slots of all shards."""
+def read_targets(run: Run, name: str) -> TargetTable:
+    """Read the targets of all shards."""
     tables, starts, forbids, texts = [], [0], list[frozenset[str]](), 0
     for key in run.query_shards():
         table, guarded = (
@@ -170,31 +172,40 @@ def read_slots(run: Run, name: str) -> Found:
         tables.append(table.set_column(2, "text", pa.array(number + texts, INT)))
         starts.append(starts[-1] + len(table))
         texts += len(distinct)
-    return Found(pa.concat_tables([SLOTS.empty_table(), *tables]), starts, forbids)
+    return TargetTable(pa.concat_tables([TARGETS.empty_table(), *tables]), starts, forbids)
+
+
+def by_shard(given: Mapping[int, T], starts: Sequence[int]) -> Iterator[list[tuple[int, T]]]:
+    """Yield what each shard is given, in order: number of the target within the shard, and what.
+
+    >>> list(by_shard({3: "c", 0: "a"}, [0, 2, 4]))
+    [[(0, 'a')], [(1, 'c')]]
+    """
+    numbers = sorted(given)
+    for low, high in pairwise(starts):
+        mine = numbers[bisect_left(numbers, low) : bisect_left(numbers, high)]
+        yield [(number - low, given[number]) for number in mine]
 
 
 def give(run: Run, options: MineSubstitute) -> dict[str, Any]:
     """Give each text a new word; write that for each shard and return the manifest's facts."""
-    ratings, found = load_ratings(options.lexicon), read_slots(run, options.name)
+    ratings, found = load_ratings(options.lexicon), read_targets(run, options.name)
     vocabulary = Vocabulary.of(found, ratings, options)
-    slots = vocabulary.slots(found)
-    given: dict[int, tuple[int, str, bool]] = {}  # slot -> word, as it is written, exchanged
+    targets = vocabulary.targets(found)
+    given: dict[int, tuple[int, str, bool]] = {}  # target -> word, as it is written, exchanged
     forbids = vocabulary.forbids(found)
     if options.balance:
-        partner = exchange(slots, vocabulary.near, forbids, options.seed)
+        partner = exchange(targets, vocabulary.near, forbids, options.seed)
         forms, opens = (found.table[name].to_pylist() for name in ("old", "opens"))
-        for slot in np.flatnonzero(partner >= 0).tolist():
-            other = int(partner[slot])
-            given[slot] = int(slots.word[other]), plain_form(forms[other], opens[other]), True
+        for target in np.flatnonzero(partner >= 0).tolist():
+            other = int(partner[target])
+            given[target] = int(targets.word[other]), plain_form(forms[other], opens[other]), True
     exchanged = len(given)
-    given |= vocabulary.fill(found, slots, forbids, given, options)
-    served = sorted(given)
-    for number, key in enumerate(run.query_shards()):
-        low, high = found.starts[number], found.starts[number + 1]
+    given |= vocabulary.fill(found, targets, forbids, given, options)
+    for key, mine in zip(run.query_shards(), by_shard(given, found.starts), strict=True):
         rows = [
-            (slot - low, new, vocabulary.words[word].lemma, vocabulary.ratings[word], swapped)
-            for slot in served[bisect_left(served, low) : bisect_left(served, high)]
-            for word, new, swapped in [given[slot]]
+            (target, new, vocabulary.words[word].lemma, vocabulary.ratings[word], swapped)
+            for target, (word, new, swapped) in mine
         ]
         write_table(
             run.path / run.INDEXES / options.name / GIVEN_FOLDER / f"{key}.parquet",

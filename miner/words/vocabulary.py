@@ -16,7 +16,7 @@ from miner.options import NAME, option
 from miner.seeds import generator
 from miner.words.concreteness import Ratings
 from miner.words.edits import inflect
-from miner.words.exchange import Slots
+from miner.words.exchange import Targets
 from miner.words.neighbours import PARTS, Bands, Key, neighbours
 from miner.words.wordnet import WordNet, load_wordnet
 
@@ -82,12 +82,12 @@ def word_encoder(options: MineSubstitute) -> Encoder:
     return Encoder(encoder=options.encoder, dtype="fp32")
 
 
-class Found(NamedTuple):
-    """The slots of all shards.
+class TargetTable(NamedTuple):
+    """The targets of all shards.
 
     Attributes:
-        table: SLOTS, with `text` counted over all shards.
-        starts: shard -> its first slot, and one more.
+        table: TARGETS, with `text` counted over all shards.
+        starts: shard -> its first target, and one more.
         forbids: text -> words (lowercased forms) that must not come into it.
     """
 
@@ -104,7 +104,7 @@ def plain_form(word: str, opens: bool) -> str:
 
 
 class Vocabulary:
-    """The words that slots hold: what may stand for what, and in which form.
+    """The words that targets hold: what may stand for what, and in which form.
 
     Attributes:
         words: lemma and part of speech, w of them, in order.
@@ -117,8 +117,8 @@ class Vocabulary:
         self.number = {word: place for place, word in enumerate(words)}
 
     @classmethod
-    def of(cls, found: Found, ratings: Ratings, options: MineSubstitute) -> "Vocabulary":
-        """Gather the words of slots; of those with few neighbours also what WordNet puts beside
+    def of(cls, found: TargetTable, ratings: Ratings, options: MineSubstitute) -> "Vocabulary":
+        """Gather the words of targets; of those with few neighbours also what WordNet puts beside
         them, so that small data have words too.
         """
         wordnet = load_wordnet()
@@ -143,8 +143,8 @@ class Vocabulary:
         near = neighbours(chosen, np.array(known, np.float64), vectors, wordnet, bands)
         return cls(chosen, known, near)
 
-    def slots(self, found: Found) -> Slots:
-        """Return the slots as numbers."""
+    def targets(self, found: TargetTable) -> Targets:
+        """Return the targets as numbers."""
         columns = {
             name: found.table[name].to_pylist()
             for name in ("lemma", "pos", "old", "tag", "left", "right", "opens")
@@ -162,7 +162,7 @@ class Vocabulary:
             self.number[Key(*pair)] for pair in zip(columns["lemma"], columns["pos"], strict=True)
         ]
         number = lambda names, of: np.array([of[name] for name in names], np.int64)  # noqa: E731
-        return Slots(
+        return Targets(
             found.table["text"].to_numpy().astype(np.int64),
             np.array(words, np.int64),
             number(plain, tokens),
@@ -172,7 +172,7 @@ class Vocabulary:
             found.table["article"].to_numpy().astype(np.int64),
         )
 
-    def forbids(self, found: Found) -> list[frozenset[int]]:
+    def forbids(self, found: TargetTable) -> list[frozenset[int]]:
         """Return for each text the words that must not come into it: all of whose parts stand in
         what it guards.
         """
@@ -193,8 +193,8 @@ class Vocabulary:
 
     def fill(
         self,
-        found: Found,
-        slots: Slots,
+        found: TargetTable,
+        targets: Targets,
         forbids: Sequence[frozenset[int]],
         given: dict[int, tuple[int, str, bool]],
         options: MineSubstitute,
@@ -206,14 +206,14 @@ class Vocabulary:
         seed.
         """
         tags, forms = found.table["tag"].to_pylist(), self._forms(found)
-        served = {int(slots.text[slot]) for slot in given}
+        served = {int(targets.text[target]) for target in given}
         net, filled = Counter[int](), dict[int, tuple[int, str, bool]]()
         of_text: dict[int, list[int]] = defaultdict(list)
-        for slot, text in enumerate(slots.text.tolist()):
-            of_text[text].append(slot)
+        for target, text in enumerate(targets.text.tolist()):
+            of_text[text].append(target)
         for text, mine in of_text.items():
-            for slot in mine if text not in served else ():
-                near, tag = self.near[slots.word[slot]], tags[slot]
+            for target in mine if text not in served else ():
+                near, tag = self.near[targets.word[target]], tags[target]
                 inflected = {
                     word: form
                     for word in islice((one for one in near if one not in forbids[text]), NEAREST)
@@ -224,12 +224,12 @@ class Vocabulary:
                 choices = list(inflected)
                 drawn = int(generator(options.seed, str(text), "word").integers(len(choices)))
                 word = min(choices, key=net.__getitem__) if options.balance else choices[drawn]
-                net.update({word: 1, int(slots.word[slot]): -1})
-                filled[slot] = word, inflected[word], False
+                net.update({word: 1, int(targets.word[target]): -1})
+                filled[target] = word, inflected[word], False
                 break
         return filled
 
-    def _forms(self, found: Found) -> dict[tuple[int, str], str]:
+    def _forms(self, found: TargetTable) -> dict[tuple[int, str], str]:
         """Return for a word and a tag the form in which it stands in the texts most often."""
         counts: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
         names = ("lemma", "pos", "tag", "old", "opens")
