@@ -197,7 +197,7 @@ def ivf(
     the first queries.
     """
     from miner.engine import How
-    from miner.search.approximate import Factory, build, find, forget
+    from miner.search.approximate import Factory, build_index, find, forget_indexes
     from miner.search.flat import choose_engine, search
     from miner.store import Run
 
@@ -214,13 +214,13 @@ def ivf(
     )
     with TemporaryDirectory() as folder:
         run = Run(folder)
-        built = seconds_of(lambda: build(run, what, "random unit vectors", groups, How()))
+        built = seconds_of(lambda: build_index(run, what, "random unit vectors", groups, How()))
         measured = in_chunks(
             queries, options, lambda part: find(run, what, groups, device, part, options.k)
         )
         about, _ = find(run, what, groups, device, sample, options.k)
         exact, _ = search(choose_engine("torch", options.device), sample, blocks, options.k)
-        forget()
+        forget_indexes()
     share = float(
         np.mean([len(np.intersect1d(a, e)) / len(e) for a, e in zip(about, exact, strict=True)])
     )

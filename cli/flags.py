@@ -141,7 +141,7 @@ def own_section(config: Mapping[str, Any], step: Step, name: str | None) -> dict
     return values if kind == step.name else {}
 
 
-def build(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
+def build_options(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
     """Make the options from what was given.
 
     Args:

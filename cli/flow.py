@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli.flags import CONFIG, build, kinds, read_config, section
+from cli.flags import CONFIG, build_options, kinds, read_config, section
 from cli.perform import Settings, call, print_json, print_manifest
 from cli.steps import INDEXES, SINGLE, STAGES, Step, steps_of
 from miner.errors import UserError
@@ -80,7 +80,7 @@ def _plan_stage(config: Mapping[str, Any], stage: str) -> list[Planned]:
 
 
 def _planned(step: Step, where: str, values: Mapping[str, Any]) -> Planned:
-    return Planned(step, build(step.part.options, values, f"{CONFIG} [{where}]"))
+    return Planned(step, build_options(step.part.options, values, f"{CONFIG} [{where}]"))
 
 
 def _named(step: Step, name: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cli.flags import build, own_section, parameters, with_signature
+from cli.flags import build_options, own_section, parameters, with_signature
 from cli.perform import perform, settings
 from cli.steps import SINGLE, STAGES, Step, steps_of
 from miner.errors import UserError
@@ -123,7 +123,7 @@ def step_command(step: Step) -> Any:
             in ("COMMANDLINE", "ENVIRONMENT")
         }
         given = own_section(context.obj.config, step, explicit.get("name"))
-        perform(context.obj, step, build(kind, given | explicit, step.title), **common)
+        perform(context.obj, step, build_options(kind, given | explicit, step.title), **common)
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     signed = with_signature(command, [context, *parameters(kind), *_common(step)])

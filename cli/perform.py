@@ -221,7 +221,7 @@ def align(cells: list[list[str]], right: bool = False) -> list[str]:
     ]
 
 
-def shorten(text: str, width: int) -> str:
+def fit(text: str, width: int) -> str:
     """Return a text in one line of at most so many characters."""
     text = " ".join(text.split())
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"

@@ -5,7 +5,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from cli.perform import align, count_words, print_drops, print_json, shorten
+from cli.perform import align, count_words, fit, print_drops, print_json
 from miner.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def print_query(run: "Run", query_id: str, set_name: str | None, as_json: bool) 
     if as_json:
         print_json(shown)
         return
-    print(shorten(f"query {shown['query_id']}: {shown['text']}", width))
+    print(fit(f"query {shown['query_id']}: {shown['text']}", width))
     chapters = [("", [("positives", shown["positives"])])]
     chapters += [(f"set {name}: ", _groups(parts)) for name, parts in shown["sets"].items()]
     if not shown["sets"]:
@@ -114,7 +114,7 @@ def print_query(run: "Run", query_id: str, set_name: str | None, as_json: bool) 
                 break_on_hyphens=False,
             )
         )
-        for line in _table(groups, width):
+        for line in _laid_out(groups, width):
             print(line)
 
 
@@ -137,7 +137,7 @@ def _best_rank(row: dict[str, Any]) -> int:
     return min((found["rank"] for found in row["sources"]), default=0)
 
 
-def _table(groups: list[tuple[str, list[dict[str, Any]]]], width: int) -> list[str]:
+def _laid_out(groups: list[tuple[str, list[dict[str, Any]]]], width: int) -> list[str]:
     """Lay groups of rows out as one table with a caption over each group; a text fills its line,
     or gets one of its own.
     """
@@ -157,14 +157,14 @@ def _table(groups: list[tuple[str, list[dict[str, Any]]]], width: int) -> list[s
         aligned = ["", *(_wrapped(heads, row, width) for row in cells[1:])]
     lines, number = [aligned[0].rstrip()] if aligned[0] else [], 0
     for name, rows in groups:
-        lines.append(f" {shorten(name, width - 1)}")
+        lines.append(f" {fit(name, width - 1)}")
         for row in rows:
             number += 1
             text = " ".join(filter(None, (row["title"], row["text"])))
             beside = room >= 24
             lines.append(
                 aligned[number]
-                + ("  " + shorten(text, room) if beside else f"\n      {shorten(text, width - 6)}")
+                + ("  " + fit(text, room) if beside else f"\n      {fit(text, width - 6)}")
             )
     return lines
 
@@ -184,13 +184,13 @@ def _cells(row: dict[str, Any], sources: list[str], judges: list[str]) -> list[s
     """
     found = {source["source"]: source for source in row["sources"]}
     ranks = [
-        f"{found[name]['rank']} ({_number(found[name]['score'])})" if name in found else ""
+        f"{found[name]['rank']} ({_short_number(found[name]['score'])})" if name in found else ""
         for name in sources
     ]
     said = [_said(row["judgments"].get(judge, {})) for judge in judges]
     value, threshold = row.get("value"), row.get("threshold")
     compared = " against ".join(
-        _number(number) for number in (value, threshold) if number is not None
+        _short_number(number) for number in (value, threshold) if number is not None
     )
     return [str(row.get("rank", "")), row["doc_id"], *ranks, *said, compared]
 
@@ -199,14 +199,14 @@ def _said(judgment: dict[str, Any]) -> str:
     """Say a judgment: its score, a verdict other than keep, its reason."""
     score, verdict = judgment.get("score"), judgment.get("verdict")
     words = [
-        "" if score is None else _number(score),
+        "" if score is None else _short_number(score),
         verdict if verdict != "keep" or score is None else "",
         judgment.get("reason"),
     ]
     return " ".join(filter(None, words))
 
 
-def _number(value: float | None) -> str:
+def _short_number(value: float | None) -> str:
     return (
         "no score"
         if value is None

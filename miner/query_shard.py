@@ -199,7 +199,7 @@ class Pairs:
         return out
 
 
-class Asked(NamedTuple):
+class Originals(NamedTuple):
     """A query's documents that are to be changed, one for each negative, and all texts that a
     new word must not stand in.
     """
@@ -209,7 +209,7 @@ class Asked(NamedTuple):
     guarded: list[str]
 
 
-def asked_of(run: Run, key: str, count: int) -> Iterator[tuple[str, Asked]]:
+def originals_of(run: Run, key: str, count: int) -> Iterator[tuple[str, Originals]]:
     """Yield each query of a shard with what is asked for it.
 
     A query whose own text is a positive (a caption) has that one changed; else its positives are
@@ -230,4 +230,4 @@ def asked_of(run: Run, key: str, count: int) -> Iterator[tuple[str, Asked]]:
         own = [pair for pair in found if pair[1] == query][:1] or found
         turns = [own[turn % len(own)] for turn in range(count)] if own else []
         parents, chosen = [doc_id for doc_id, _ in turns], [text for _, text in turns]
-        yield query_id, Asked(parents, chosen, [query, *(text for _, text in found)])
+        yield query_id, Originals(parents, chosen, [query, *(text for _, text in found)])

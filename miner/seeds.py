@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 
-def digest(seed: int, *ids: str) -> int:
+def hash_of(seed: int, *ids: str) -> int:
     """Return 128 bits that stand for a seed and ids."""
     text = " ".join((str(seed), *ids)).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest())
@@ -17,7 +17,7 @@ def generator(seed: int, *ids: str) -> np.random.Generator:
     >>> generator(0, "q1").integers(100) == generator(0, "q1").integers(100)
     True
     """
-    return np.random.Generator(np.random.Philox(digest(seed, *ids)))
+    return np.random.Generator(np.random.Philox(hash_of(seed, *ids)))
 
 
 def uniform(seed: int, *ids: str) -> float:
@@ -27,4 +27,4 @@ def uniform(seed: int, *ids: str) -> float:
     >>> round(uniform(0, "q1"), 4), round(uniform(1, "q1"), 4)
     (0.9116, 0.0849)
     """
-    return digest(seed, *ids) / 2**128
+    return hash_of(seed, *ids) / 2**128

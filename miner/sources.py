@@ -28,15 +28,15 @@ class Part:
     @property
     def function(self) -> Callable[..., Any]:
         """Import and return the function."""
-        return _load(self.where)
+        return _imported(self.where)
 
     @property
     def options(self) -> type[Options]:
         """Import and return the class of its options, as the function's `options` is annotated."""
-        return _load(self.kind) if self.kind else get_type_hints(self.function)["options"]
+        return _imported(self.kind) if self.kind else get_type_hints(self.function)["options"]
 
 
-def _load(where: str) -> Any:
+def _imported(where: str) -> Any:
     module, _, name = where.partition(":")
     return getattr(import_module(module), name)
 

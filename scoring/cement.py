@@ -30,13 +30,13 @@ LOW, HIGH = 1.0, 5.0  # the scale of ratings
 MARGIN_BASE, MARGIN_SLOPE = 0.0, 0.05
 
 
-def margins(
+def cement_margins(
     concreteness: npt.ArrayLike, m0: float = MARGIN_BASE, a: float = MARGIN_SLOPE
 ) -> np.ndarray:
     """Return m0 + a (c - 1) / 4 as float64, in units of cosine: m0 for the most abstract word, m0 +
     a for the most concrete one.
 
-    >>> margins([1.0, 3.0, 5.0, float("nan")], m0=0.1, a=0.2).round(2).tolist()
+    >>> cement_margins([1.0, 3.0, 5.0, float("nan")], m0=0.1, a=0.2).round(2).tolist()
     [0.1, 0.2, 0.3, 0.1]
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from miner.errors import UserError
-from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, TAU, margins
+from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, TAU, cement_margins
 
 
 def cement_loss(
@@ -85,7 +85,7 @@ class CementLoss(torch.nn.Module):
             if concreteness is None
             else concreteness.detach().cpu().double().numpy()
         )
-        margin = torch.from_numpy(margins(ratings, self.sign * self.m0, self.sign * self.a))
+        margin = torch.from_numpy(cement_margins(ratings, self.sign * self.m0, self.sign * self.a))
         return cement_loss(
             anchors,
             positives,

@@ -40,7 +40,7 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     if options.format == "scored-list":
         judge = _need_scores(run, made)
         inputs[judge_folder(judge)] = run.need(judge_folder(judge), "judge").fingerprint
-    stage = Stage(_folder(run, options), "rows", options.record(), inputs, made_by="export")
+    stage = Stage(_export_folder(run, options), "rows", options.record(), inputs, made_by="export")
     task, keys = partial(export_shard, run, options, negatives, judge), run.query_shards()
 
     def then() -> dict[str, int]:
@@ -124,7 +124,7 @@ def _need_scores(run: Run, made: Manifest) -> str:
     )
 
 
-def _folder(run: Run, options: Export) -> str:
+def _export_folder(run: Run, options: Export) -> str:
     """Return the stage's folder: below the run, or an absolute one, in which nothing but an export
     may lie.
 

@@ -34,7 +34,7 @@ from miner.errors import UserError
 from miner.options import Options, option
 from miner.stages import Shard
 from miner.store import Run
-from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, margins
+from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, cement_margins
 from scoring.open_clip import RATED
 
 Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "scored-list", "open-clip"]
@@ -159,7 +159,7 @@ def export_shard(run: Run, options: Export, negatives: int, judge: str | None, k
                 ["query_id", "doc_id", "rank", "score"]
             ),
         )
-        database.register("positives", _positives(run, options, judge, key))
+        database.register("positives", _shard_positives(run, options, judge, key))
         if options.format == "open-clip":
             database.register("queries", run.read(run.QUERIES, key))
             database.register("images", _images(run, options, key))
@@ -183,7 +183,7 @@ def judge_folder(judge: str) -> str:
     return f"{Run.JUDGES}/{judge.partition('.')[0]}"
 
 
-def _positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Table:
+def _shard_positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Table:
     """Return query_id, doc_id and score of a shard's positives, and promoted documents if they
     count as such.
 
@@ -220,18 +220,24 @@ def _with_margins(rows: pa.Table, rated: pa.Table, options: Export) -> pa.Table:
         for name in ("negative_id", "negative_ids", "doc_id", "doc_ids")
         if name in rows.column_names
     )
-    ids = _array(rows[name])
-    found = _array(rated["concreteness"]).take(pc.index_in(_flat(ids), _array(rated["doc_id"])))
+    ids = _one_array(rows[name])
+    found = _one_array(rated["concreteness"]).take(
+        pc.index_in(_flat(ids), _one_array(rated["doc_id"]))
+    )
     # Ratings are kept in 32 bits: without rounding 4.87 would become 4.869999885559082.
     values = np.round(found.cast(pa.float64()).to_numpy(zero_copy_only=False), 4)
     columns = dict(
         zip(
-            RATED, (values, margins(values, options.margin_base, options.margin_slope)), strict=True
+            RATED,
+            (values, cement_margins(values, options.margin_base, options.margin_slope)),
+            strict=True,
         )
     )
     label = next((label for label in ("label", "labels") if label in rows.column_names), None)
     positive = (
-        np.zeros(len(values), bool) if label is None else _flat(_array(rows[label])).to_numpy() == 1
+        np.zeros(len(values), bool)
+        if label is None
+        else _flat(_one_array(rows[label])).to_numpy() == 1
     )
     for name, numbers in columns.items():
         column = pa.array(np.where(positive, np.nan, numbers), from_pandas=True)  # nan becomes null
@@ -301,7 +307,7 @@ def _offsets(lists: pa.ListArray) -> pa.Array:
 
 def _fill(rows: pa.Table, anchors: Texts, documents: Texts, negatives: int) -> pa.Table:
     queries, rest = (
-        anchors.of(_array(rows["query_id"])),
+        anchors.of(_one_array(rows["query_id"])),
         ("label", "labels", "scores", *RATED, *_ids(rows)),
     )
     images = "filepath" in rows.column_names
@@ -313,13 +319,13 @@ def _fill(rows: pa.Table, anchors: Texts, documents: Texts, negatives: int) -> p
         "doc_ids": "texts",
     }.items():
         if name in rows.column_names:
-            columns[text] = documents.of(_array(rows[name]))
+            columns[text] = documents.of(_one_array(rows[name]))
     if images:
-        columns["neg_caption"] = documents.of(_array(rows["negative_ids"]))
+        columns["neg_caption"] = documents.of(_one_array(rows["negative_ids"]))
     elif "negative_ids" in rows.column_names:
         for place in range(negatives):
             columns[f"negative_{place + 1}"] = documents.of(
-                pc.list_element(_array(rows["negative_ids"]), place)
+                pc.list_element(_one_array(rows["negative_ids"]), place)
             )
     return pa.table(columns | {name: rows[name] for name in rest if name in rows.column_names})
 
@@ -328,7 +334,7 @@ def _ids(rows: pa.Table) -> list[str]:
     return [name for name in rows.column_names if name.endswith(("_id", "_ids"))]
 
 
-def _array(column: pa.ChunkedArray) -> pa.Array:
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
     chunks: Iterable[pa.Array] = column.chunks
     return pa.concat_arrays([*chunks, pa.array([], column.type)])
 

@@ -38,7 +38,7 @@ def _bars(sets: list[Row], measures: list[tuple[str, str, str]]) -> Row:
                 "orientation": "h",
                 "name": label,
                 "meta": {"colour": colour},
-                "y": [_plain(row["name"]) for row in sets],
+                "y": [_escaped(row["name"]) for row in sets],
                 "x": [entry.get("value") for entry in entries],
                 "error_x": _errors(entries),
                 "hovertemplate": "%{y}: %{x:.3f}<extra>" + label + "</extra>",
@@ -92,7 +92,7 @@ def _curve(sets: list[Row]) -> Row:
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": _plain(row["name"]),
+                "name": _escaped(row["name"]),
                 "meta": {"colour": f"set-{number % COLOURS}"},
                 "x": [entry["k"] for entry in entries],
                 "y": [entry["value"] for entry in entries],
@@ -136,11 +136,11 @@ def _histogram_figure(
     histograms: Mapping[str, Row], similarity: list[float], margin: list[float]
 ) -> Row:
     traces = [
-        _steps(histograms, "s_n", "negatives, s<sub>n</sub>", "negative"),
-        _steps(histograms, "s_p", "positives, s<sub>p</sub>", "positive"),
+        _bars_of(histograms, "s_n", "negatives, s<sub>n</sub>", "negative"),
+        _bars_of(histograms, "s_p", "positives, s<sub>p</sub>", "positive"),
     ]
     traces += [
-        _steps(histograms, "margin", label, colour, "2")
+        _bars_of(histograms, "margin", label, colour, "2")
         for label, colour in (("safe", "accent"), ("unsafe", "unsafe"))
     ]
     below_zero = {"x0": min(margin[0], 0), "x1": 0, "y0": 0, "y1": 1}
@@ -168,7 +168,7 @@ def _histogram_figure(
     return {"data": [trace for trace in traces if trace], "layout": layout}
 
 
-def _steps(
+def _bars_of(
     histograms: Mapping[str, Row], quantity: str, label: str, colour: str, axes: str = ""
 ) -> Row:
     """Return the bars of one quantity as shares of all its counts; of margins, those of one side
@@ -200,6 +200,6 @@ def _steps(
     }
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     """Keep plotly from reading a name as its own kind of HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

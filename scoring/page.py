@@ -41,7 +41,7 @@ TERMS = {
 }
 
 
-def render(data: Row) -> str:
+def render_page(data: Row) -> str:
     """Return the page: one HTML file that fetches nothing."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -54,7 +54,7 @@ def render(data: Row) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": _number,
+        "number": _figure,
         "share": percent,
         "head": _head,
         "words": spaced,
@@ -72,7 +72,7 @@ def render(data: Row) -> str:
     )
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def _figure(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}".replace("-", "−")

@@ -128,7 +128,7 @@ def _interval(right: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, f
     return float(low), float(high)
 
 
-class Pairs(NamedTuple):
+class ProbePairs(NamedTuple):
     """Negatives with the texts they are held against, and which pairs belong together."""
 
     originals: list[str]
@@ -144,7 +144,7 @@ def probe_set(run: Run, name: str, most: int, seed: int) -> Probe | None:
     `most` pairs a part is drawn, by a hash of seed and ids.
     """
     total = sum(len(run.read(f"{run.SETS}/{name}", key)) for key in run.query_shards())
-    share, found = most / max(total, 1), Pairs([], [], [])
+    share, found = most / max(total, 1), ProbePairs([], [], [])
     for key in run.query_shards():
         _gather(run, name, key, share, seed, found)
     if len(set(found.groups)) < 2:
@@ -152,7 +152,7 @@ def probe_set(run: Run, name: str, most: int, seed: int) -> Probe | None:
     return artefact_probe(found.originals, found.negatives, np.array(found.groups), seed=seed)
 
 
-def _gather(run: Run, name: str, key: str, share: float, seed: int, found: Pairs) -> None:
+def _gather(run: Run, name: str, key: str, share: float, seed: int, found: ProbePairs) -> None:
     documents, first = Documents(run, key), dict[str, str]()
     for row in run.read(run.POSITIVES, key).to_pylist():
         first[row["query_id"]] = min(first.get(row["query_id"], row["doc_id"]), row["doc_id"])

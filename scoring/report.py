@@ -28,7 +28,7 @@ from scoring.metrics import FOLDER as METRICS
 from scoring.metrics import SETS as SCORED
 from scoring.metrics import SOURCES, Score
 from scoring.options import Select
-from scoring.page import LIMIT, render, spaced
+from scoring.page import LIMIT, render_page, spaced
 from scoring.score import paired_difference
 from scoring.sets import changed_inputs, current_sets
 from scoring.show import Row, describe_shard
@@ -56,7 +56,7 @@ def report(run: Run, options: Report, how: How) -> Manifest:
     with how.progress(FOLDER, 2) as advance:
         data = collect(run, options)
         advance()
-        page = render(data)
+        page = render_page(data)
         advance()
     stage = Stage(
         FOLDER,
@@ -88,21 +88,21 @@ def collect(run: Run, options: Report) -> Row:
     names = run.names(SCORED)
     if not names:
         raise UserError(f"{run.path} has no scored set; run `quarry score` first")
-    sets = [_set(run, name) for name in names]
+    sets = [_describe_set(run, name) for name in names]
     matched = matched_size(sets)
     sets.sort(
         key=lambda row: (-value_of(row, f"eci_v1@{matched}" if matched else "eci_v1"), row["name"])
     )
     stages = [_stage(run, manifest) for manifest in _manifests(run)]
     return {
-        "run": _facts(run),
+        "run": _run_facts(run),
         "options": options.record(),
         "matched": matched,
         "findings": findings(sets, matched, _lead(run, sets, matched)),
         "warnings": _warnings(run, sets, stages),
         "sets": sets,
         "sources": _sources(run),
-        "histograms": {row["name"]: _histograms(run, row["name"]) for row in sets},
+        "histograms": {row["name"]: _add_histograms(run, row["name"]) for row in sets},
         "examples": _examples(
             run, options, [row["name"] for row in sets if row["name"] in current_sets(run)]
         ),
@@ -113,7 +113,7 @@ def collect(run: Run, options: Report) -> Row:
 # ---- what the run says of itself
 
 
-def _facts(run: Run) -> Row:
+def _run_facts(run: Run) -> Row:
     tables, judged = run.tables(), run.find(f"{run.JUDGES}/similarity")
     scored = max(
         (run.path / SCORED / name / MANIFEST).stat().st_mtime for name in run.names(SCORED)
@@ -187,7 +187,7 @@ def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
 # ---- numbers
 
 
-def _set(run: Run, name: str) -> Row:
+def _describe_set(run: Run, name: str) -> Row:
     scored, made = run.need(f"{SCORED}/{name}", f"score {name}"), run.find(f"{run.SETS}/{name}")
     options = made.options if made else {}
     changed = changed_inputs(run, scored) + (
@@ -274,7 +274,7 @@ def _lead(run: Run, sets: list[Row], matched: int | None) -> Interval | None:
     )
 
 
-def _histograms(run: Run, name: str) -> dict[str, Row]:
+def _add_histograms(run: Run, name: str) -> dict[str, Row]:
     """Add up the binned counts of all shards: quantity -> low, high, count, each a list in order
     of the bins.
     """

@@ -113,7 +113,8 @@ class Candidates:
         lowest = np.full(len(self.shard.query_ids), np.inf)
         if self.recipe.judges:
             scores = self._judged[judge][0].scores(self.shard.codes(*self.shard.positives))
-            np.minimum.at(lowest, self.shard.positives[0], scores)  # nan stays
+            with np.errstate(invalid="ignore"):  # nan stays
+                np.minimum.at(lowest, self.shard.positives[0], scores)
         return np.where(np.isfinite(lowest), lowest, np.nan)[self.query]
 
     def texts(self, judge: int, column: str) -> np.ndarray:
@@ -148,7 +149,7 @@ def rules(found: Candidates, percentile: dict[str, float], others: np.ndarray | 
         made.append(Rule("min_rank", found.rank < options.min_rank, found.rank, options.min_rank))
     if options.max_rank is not None:
         made.append(Rule("max_rank", found.rank > options.max_rank, found.rank, options.max_rank))
-    return [*made, *_scored(found, percentile), *_sampled(found)]
+    return [*made, *_scored(found, percentile), *_sampler_rules(found)]
 
 
 def _copies(found: Candidates) -> list[Rule]:
@@ -221,7 +222,7 @@ def _of_judge(found: Candidates, place: int, percentile: dict[str, float]) -> li
     return made
 
 
-def _sampled(found: Candidates) -> list[Rule]:
+def _sampler_rules(found: Candidates) -> list[Rule]:
     """Return the rule that keeps from a sampler what it cannot weigh."""
     needs = SAMPLERS[found.recipe.options.sampler].needs
     if not needs:

@@ -201,7 +201,7 @@ def _sum_shard(run: Run, name: str, hinge: bool, key: str) -> Shard:
     histograms = {"s_n": negatives, "s_p": positives, "margin": raw}
     unscored = positive_drops + negative_drops
     return Shard(
-        {f"_histograms/{key}": _histograms(histograms), key: per_query},
+        {f"_histograms/{key}": _count_in_bins(histograms), key: per_query},
         {"no_score": unscored} if unscored else {},
     )
 
@@ -216,7 +216,7 @@ def _by_query(
     return np.split(score[known], ends) if shard.query_ids else [], int((~known).sum())
 
 
-def _histograms(quantities: Mapping[str, Iterable[np.ndarray]]) -> pa.Table:
+def _count_in_bins(quantities: Mapping[str, Iterable[np.ndarray]]) -> pa.Table:
     """Count values in bins of one width; what lies outside counts in the end bins."""
     parts = []
     for quantity, arrays in quantities.items():

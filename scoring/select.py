@@ -72,7 +72,7 @@ def select(run: Run, options: Select, how: How) -> Manifest:
             mixture = f"one order of all sources, by sampler {options.sampler}"
         told = {"protected_by": recipe.protected_by, "mixture": mixture}
         others = _count_other_positives(run, stage.folder)
-        return told | _facts(recipe, prepared()) | {"other_positives": others}
+        return told | _recipe_facts(recipe, prepared()) | {"other_positives": others}
 
     task = lambda: partial(_select_shard, run, recipe, prepared())  # noqa: E731
     return run_stage(run, stage, task, run.query_shards(), how, facts)
@@ -138,13 +138,13 @@ def prepare(run: Run, recipe: Recipe) -> Prepared:
     def survivors() -> Iterator[Survivors]:
         for key in run.query_shards():
             found = Candidates.read(QueryShard(run, key), recipe)
-            passed = _steps(rules(found, prepared.percentile, prepared.others), found)[1]
+            passed = _first_failed(rules(found, prepared.percentile, prepared.others), found)[1]
             yield Survivors.of(found, passed)
 
     return prepared._replace(cells=count_cells(recipe, survivors))
 
 
-def _facts(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+def _recipe_facts(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     facts: dict[str, Any] = (
         {"percentile_margins": prepared.percentile} if prepared.percentile else {}
     )
@@ -178,7 +178,7 @@ def _drops(*tables: pa.Table) -> dict[str, int]:
     return {row["values"]: row["counts"] for rows in counted for row in rows}
 
 
-def _steps(asked: list[Rule], found: Candidates) -> tuple[np.ndarray, np.ndarray]:
+def _first_failed(asked: list[Rule], found: Candidates) -> tuple[np.ndarray, np.ndarray]:
     """Return which rule each candidate fails first (n,), len(asked) + 1 for none, and which pass
     all.
     """
@@ -192,7 +192,7 @@ def choose(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> "Fate":
     """Carry a recipe out on one shard."""
     found = Candidates.read(QueryShard(run, key), recipe)
     asked = rules(found, prepared.percentile, prepared.others)
-    step, passed = _steps(asked, found)
+    step, passed = _first_failed(asked, found)
     order = found.rank
     if recipe.options.sampler != "top":
         survivors = Survivors.of(found, passed)

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 Judged = dict[tuple[str, str], dict[str, Row]]
 
 
-class Part(NamedTuple):
+class SetTable(NamedTuple):
     """A table of a set: its folder below the set's, what it means to stand there, and the column
     that orders it.
     """
@@ -33,9 +33,9 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "negatives": Part("", "keep", "rank"),
-    "promoted": Part("/_promoted", "promote", "reason"),
-    "rejected": Part("/_rejected", "drop", "reason"),
+    "negatives": SetTable("", "keep", "rank"),
+    "promoted": SetTable("/_promoted", "promote", "reason"),
+    "rejected": SetTable("/_rejected", "drop", "reason"),
 }
 
 
@@ -118,17 +118,18 @@ def describe_shard(run: Run, key: str, query_ids: Sequence[str], sets: Sequence[
         pair by every finished judge:
         {judge: {score, verdict, reason}}.
     """
-    texts = {row["query_id"]: row["text"] for row in _rows(run, run.QUERIES, key, query_ids)}
-    positives = _rows(run, run.POSITIVES, key, query_ids)
+    texts = {row["query_id"]: row["text"] for row in _query_rows(run, run.QUERIES, key, query_ids)}
+    positives = _query_rows(run, run.POSITIVES, key, query_ids)
     parts = {
         (name, part): _part(run, name, part, key, query_ids) for name in sets for part in PARTS
     }
     everything = [row for rows in (positives, *parts.values()) for row in rows]
     _add_texts(run, key, everything)
     _add_judgments(run, key, query_ids, everything)
-    found = _by_query(positives)
+    found = _grouped_by_query(positives)
     grouped = {
-        (name, part): _by_query(rows, PARTS[part].order) for (name, part), rows in parts.items()
+        (name, part): _grouped_by_query(rows, PARTS[part].order)
+        for (name, part), rows in parts.items()
     }
     return [
         {
@@ -155,7 +156,7 @@ def _shard_of(run: Run, query_id: str) -> str:
     raise UserError(f"{run.path} has no query {query_id!r}; {hint}")
 
 
-def _rows(
+def _query_rows(
     run: Run, folder: str, key: str, query_ids: Sequence[str], optional: bool = False
 ) -> list[Row]:
     """Return the rows of some queries in one shard of a table."""
@@ -173,7 +174,9 @@ def _part(run: Run, name: str, part: str, key: str, query_ids: Sequence[str]) ->
     folder, verdict, _ = PARTS[part]
     return [
         row | {"verdict": verdict}
-        for row in _rows(run, f"{run.SETS}/{name}{folder}", key, query_ids, optional=bool(folder))
+        for row in _query_rows(
+            run, f"{run.SETS}/{name}{folder}", key, query_ids, optional=bool(folder)
+        )
     ]
 
 
@@ -183,14 +186,14 @@ def _found(run: Run, key: str, query_id: str) -> dict[str, list[Row]]:
     """
     found: dict[str, list[Row]] = defaultdict(list)
     for source in run.names(run.SOURCES):
-        for row in _rows(run, f"{run.SOURCES}/{source}", key, [query_id], optional=True):
+        for row in _query_rows(run, f"{run.SOURCES}/{source}", key, [query_id], optional=True):
             found[row["doc_id"]].append({name: row[name] for name in ("source", "rank", "score")})
     return dict(
         sorted(found.items(), key=lambda item: (min(row["rank"] for row in item[1]), item[0]))
     )
 
 
-def _by_query(rows: Iterable[Row], *first: str) -> dict[str, list[Row]]:
+def _grouped_by_query(rows: Iterable[Row], *first: str) -> dict[str, list[Row]]:
     """Group rows by query, in order of `first`, then doc_id; the rows lose the columns that all
     of a group share.
     """
@@ -214,7 +217,7 @@ def _add_texts(run: Run, key: str, rows: list[Row]) -> None:
 def _add_judgments(run: Run, key: str, query_ids: Sequence[str], rows: list[Row]) -> None:
     judged: Judged = defaultdict(dict)
     for judge in run.names(run.JUDGES):
-        for row in _rows(run, f"{run.JUDGES}/{judge}", key, query_ids, optional=True):
+        for row in _query_rows(run, f"{run.JUDGES}/{judge}", key, query_ids, optional=True):
             said = {name: row[name] for name in ("score", "verdict", "reason")}
             judged[row["query_id"], row["doc_id"]][row["judge"]] = said
     for row in rows:

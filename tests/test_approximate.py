@@ -184,10 +184,13 @@ def test_the_sample_for_recall_depends_on_query_ids_alone(big, monkeypatch):
     from miner.search import dense
 
     monkeypatch.setattr(dense, "RECALL_QUERIES", 12)
-    sampled = [vectors for vectors, _ in dense._sample(big, MineDense())]
+    sampled = [vectors for vectors, _ in dense._sample_queries(big, MineDense())]
     assert sum(len(vectors) for vectors in sampled) == 12 and len(sampled) > 1
     assert (
-        sum(count for _, count in dense._sample(big, MineDense(queries_from_positives=True))) == 12
+        sum(
+            count for _, count in dense._sample_queries(big, MineDense(queries_from_positives=True))
+        )
+        == 12
     )
     made = mine_dense(big, MineDense(k=9, factory="IVF4,Flat"), How())
     assert made.facts["recall_queries"] == 12
@@ -242,7 +245,9 @@ def test_indexes_are_let_go_when_memory_is_short_and_when_all_is_done(big, monke
     opened, free = [], type("Memory", (), {"available": 0})
     monkeypatch.setattr(approximate.psutil, "virtual_memory", lambda: free)
     monkeypatch.setattr(
-        approximate, "_set", lambda index, parameters: opened.append(len(approximate._opened))
+        approximate,
+        "_set_parameters",
+        lambda index, parameters: opened.append(len(approximate._opened)),
     )
     mine_dense(big, MineDense(k=3, factory="Flat", group_documents=256), How())
     assert max(opened) == 0 and not approximate._opened

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from miner.errors import UserError
 from miner.files import write_table
-from scoring.cement import margins
+from scoring.cement import cement_margins
 from scoring.cement_torch import cement_loss
 
 ROOT = Path(__file__).parents[1]
@@ -75,12 +75,14 @@ def plain(anchors, positives, negatives, margin, tau):
 
 
 def test_margins_by_hand():
-    assert margins([1, 3, 5, math.nan], 0.1, 0.2).tolist() == pytest.approx([0.1, 0.2, 0.3, 0.1])
-    assert margins(3.0, a=-0.4).tolist() == pytest.approx(-0.2)
-    assert margins(np.array([[2.0], [5.0]], np.float32), 0, 1).tolist() == [[0.25], [1.0]]
+    assert cement_margins([1, 3, 5, math.nan], 0.1, 0.2).tolist() == pytest.approx(
+        [0.1, 0.2, 0.3, 0.1]
+    )
+    assert cement_margins(3.0, a=-0.4).tolist() == pytest.approx(-0.2)
+    assert cement_margins(np.array([[2.0], [5.0]], np.float32), 0, 1).tolist() == [[0.25], [1.0]]
     for rating in (0.99, 5.5, math.inf):
         with pytest.raises(UserError, match=f"concreteness {rating:g} is outside 1 to 5"):
-            margins([2, rating, math.nan])
+            cement_margins([2, rating, math.nan])
 
 
 def test_the_reference_on_a_batch_worked_out_by_hand():
@@ -106,7 +108,7 @@ def test_the_reference_on_a_batch_worked_out_by_hand():
 @given(**BATCH)
 def test_the_reference_is_the_formula(seed, b, h, tau, symmetric):
     anchors, positives, negatives, ratings = batch(seed, b, h)
-    margin = margins(ratings, 0.02, 0.1)
+    margin = cement_margins(ratings, 0.02, 0.1)
     rows = plain(anchors, positives, negatives, margin, tau)
     if symmetric:
         back = plain(positives, anchors, np.zeros((b, 0, 5)), np.zeros((b, 0)), tau)
@@ -120,7 +122,7 @@ def test_the_reference_is_the_formula(seed, b, h, tau, symmetric):
 @given(**BATCH | {"tau": st.sampled_from([0.1, 0.3, 1.0])})
 def test_the_reference_gradients_are_the_slopes_of_its_loss(seed, b, h, tau, symmetric):
     parts, step = list(batch(seed, b, h)), 1e-6
-    margin = margins(parts.pop(), 0.02, 0.1)
+    margin = cement_margins(parts.pop(), 0.02, 0.1)
     found = cement_reference(*parts, margin, tau, symmetric)
     for number, gradient in enumerate((found.anchors, found.positives, found.negatives)):
         direction = np.random.default_rng(seed).normal(size=parts[number].shape) * np.linalg.norm(
@@ -145,7 +147,7 @@ def test_torch_gives_the_references_loss_and_gradients(seed, b, h, tau, symmetri
     from scoring.cement_torch import CementLoss
 
     *vectors, ratings = batch(seed, b, h)
-    expected = cement_reference(*vectors, margins(ratings, 0.02, 0.1), tau, symmetric)
+    expected = cement_reference(*vectors, cement_margins(ratings, 0.02, 0.1), tau, symmetric)
     leaves = [torch.tensor(part, requires_grad=True) for part in vectors]
     value = CementLoss(tau=tau, m0=0.02, a=0.1, symmetric=symmetric)(*leaves, torch.tensor(ratings))
     value.backward()
@@ -182,7 +184,7 @@ def test_torch_gives_the_references_gradients_by_similarity():
 @given(**{name: BATCH[name] for name in ("seed", "b", "tau")})
 def test_a_margin_multiplies_the_imbalance_exactly(seed, b, tau):
     anchors, positives, negatives, ratings = batch(seed, b, 1)
-    margin = margins(ratings, 0.02, 0.1)
+    margin = cement_margins(ratings, 0.02, 0.1)
     without, with_ = (
         gradient_shares(anchors, positives, negatives, m, tau) for m in (np.zeros(b), margin)
     )
@@ -201,7 +203,8 @@ def test_a_margin_multiplies_the_imbalance_exactly(seed, b, tau):
 def test_a_row_alone_has_all_its_gradient_on_its_own_negatives():
     anchors, positives, negatives, ratings = batch(1, 1, 2)
     assert [
-        part.tolist() for part in gradient_shares(anchors, positives, negatives, margins(ratings))
+        part.tolist()
+        for part in gradient_shares(anchors, positives, negatives, cement_margins(ratings))
     ] == [[1.0], [0.0], [0.0]]
 
 
@@ -233,11 +236,12 @@ def test_missing_ratings_mean_the_margin_m0_and_sign_turns_margins_round():
     assert CementLoss(m0=0.1)(*parts, torch.full((4, 2), torch.nan)).item() == none.item()
     turned = CementLoss(m0=0.1, a=0.2, sign=-1)(*parts, torch.tensor(ratings))
     assert turned.item() == pytest.approx(
-        cement_reference(*vectors, -margins(ratings, 0.1, 0.2)).loss, rel=1e-5
+        cement_reference(*vectors, -cement_margins(ratings, 0.1, 0.2)).loss, rel=1e-5
     )
     flat = [parts[0], parts[1], parts[2][:, 0]]  # one negative a row needs no second axis
     assert CementLoss()(*flat, torch.tensor(ratings[:, 0])).item() == pytest.approx(
-        cement_reference(*vectors[:2], vectors[2][:, 0], margins(ratings[:, 0])).loss, rel=1e-5
+        cement_reference(*vectors[:2], vectors[2][:, 0], cement_margins(ratings[:, 0])).loss,
+        rel=1e-5,
     )
 
 
@@ -251,7 +255,7 @@ def test_tau_is_learned_only_if_asked_for():
     fixed, learned = CementLoss(tau=0.3), CementLoss(tau=0.3, learn_tau=True).double()
     fixed(*parts, torch.tensor(ratings))
     learned(*parts, torch.tensor(ratings)).backward()
-    margin, step = margins(ratings), 1e-6
+    margin, step = cement_margins(ratings), 1e-6
     slope = (
         cement_reference(*vectors, margin, 0.3 + step).loss
         - cement_reference(*vectors, margin, 0.3 - step).loss
@@ -288,7 +292,7 @@ def test_the_trainers_loss_is_that_of_the_embeddings(tmp_path):
     embedded = [model.encode(texts).astype(np.float64) for texts in columns]
     loss = SentenceCementLoss(model, CementLoss(tau=0.1, a=0.3))
     expected = cement_reference(
-        *embedded[:2], np.stack(embedded[2:], 1), margins(ratings.numpy(), a=0.3), 0.1
+        *embedded[:2], np.stack(embedded[2:], 1), cement_margins(ratings.numpy(), a=0.3), 0.1
     )
     assert loss(features, ratings).item() == pytest.approx(expected.loss, rel=1e-4)
     assert loss.get_config_dict() == {

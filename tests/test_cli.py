@@ -7,7 +7,7 @@ import pytest
 from toy import COSINES, DOCUMENT_TEXTS, Toy, rows, toy_run, write_judge, write_source
 
 import cli.main
-from cli.flags import build, own_section, section
+from cli.flags import build_options, own_section, section
 from cli.flow import make_plan
 from miner.engine import How
 from miner.errors import UserError
@@ -505,8 +505,8 @@ def test_a_mistake_in_quarry_toml_is_named(config, message):
 
 def test_options_are_read_as_they_are_written_on_the_command_line_or_in_python():
     written = {"select": {"a": {"from": ["bm25:3"], "max-rank": 9, "percent_margin": 0.9}}}
-    assert build(Select, {"name": "a"} | section(written, "select", "a"), "here") == Select(
+    assert build_options(Select, {"name": "a"} | section(written, "select", "a"), "here") == Select(
         name="a", sources=("bm25:3",), max_rank=9, percent_margin=0.9
     )
     with pytest.raises(UserError, match="--min-relevance is 'x'"):
-        build(IngestBeir, {"folder": "x", "min_relevance": "x"}, "here")
+        build_options(IngestBeir, {"folder": "x", "min_relevance": "x"}, "here")

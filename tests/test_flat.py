@@ -242,8 +242,8 @@ class Full:
     """A device whose memory holds scores of so many documents and no more."""
 
     def __init__(self, monkeypatch, holds):
-        self.holds, self.asked, self.real = holds, [], torch_scan._still_in
-        monkeypatch.setattr(torch_scan, "_still_in", self)
+        self.holds, self.asked, self.real = holds, [], torch_scan._offers_of
+        monkeypatch.setattr(torch_scan, "_offers_of", self)
 
     def __call__(self, top, queries, documents):
         import torch
@@ -279,7 +279,7 @@ def test_a_gpu_without_memory_is_said_loudly_and_the_cpu_goes_on(monkeypatch, ca
         def watched():
             for first, piece in pieces:
                 if first:
-                    torch_scan._still_in.holds = 10  # something else takes the memory, midway
+                    torch_scan._offers_of.holds = 10  # something else takes the memory, midway
                 yield first, piece
 
         scan_device(top, watched(), **kwargs)

@@ -9,7 +9,7 @@ from toy import FOUND, GOLD, Toy, rows, toy_run, write_source
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.llm.prompts import load_judge_prompt, render, shorten
+from miner.llm.prompts import fill_in, load_judge_prompt, shorten
 from scoring.judge.llm import JudgeLlm, judge_llm
 from scoring.options import Select
 from scoring.select import select
@@ -39,7 +39,7 @@ def votes(run, query_id, doc_id, count, model="tiny", words=400):
         "query": texts[query_id],
         "document": shorten(corpus.texts(corpus.rows([doc_id]))[0], words),
     }
-    difference = [logit(model, render(template, fields)) for template in prompt.templates[:count]]
+    difference = [logit(model, fill_in(template, fields)) for template in prompt.templates[:count]]
     return [np.exp(-1.0) / (np.exp(-1.0) + np.exp(-1.0 - value)) for value in difference]
 
 

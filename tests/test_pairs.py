@@ -32,9 +32,9 @@ FIRST = {"bm25": FOUND["bm25"], "random": {"q1": ["d12", "d02"], "q5": ["d01"]}}
 SECOND = {"dense": FOUND["dense"]}
 THIRD = {"new": {"q1": ["d03", "d08"], "q3": ["d12"], "q5": ["d12", "d06", "d01"]}}
 JUDGES = {
-    "duplicates": (scoring.judge.duplicates, "judge_duplicates", JudgeDuplicates()),
-    "overlap": (scoring.judge.overlap, "judge_overlap", JudgeOverlap()),
-    "similarity": (scoring.judge.similarity, "judge_similarity", JudgeSimilarity()),
+    "duplicates": (scoring.judge.duplicates, "_find_copies", JudgeDuplicates()),
+    "overlap": (scoring.judge.overlap, "_measure_overlap", JudgeOverlap()),
+    "similarity": (scoring.judge.similarity, "_compare_vectors", JudgeSimilarity()),
 }
 
 
@@ -68,8 +68,8 @@ def add(run, found, how=HOW):
 
 
 def judge(run, name, how=HOW):
-    module, function, options = JUDGES[name]
-    return getattr(module, function)(run, options, how)
+    module, _, options = JUDGES[name]
+    return getattr(module, f"judge_{name}")(run, options, how)
 
 
 def content(run, name):
@@ -93,15 +93,17 @@ def spied(monkeypatch):
     """The pairs that judges were left to judge."""
     seen = []
 
-    def spied_on(module, judge):
+    def spied_on(module, inner):
+        judge = getattr(module, inner)
+
         def spy(*words):
             seen.extend(zip(*(ids.to_pylist() for ids in words[-1].pairs.ids()), strict=True))
             return judge(*words)
 
-        monkeypatch.setattr(module, "_judge", spy)
+        monkeypatch.setattr(module, inner, spy)
 
-    for module, *_ in JUDGES.values():
-        spied_on(module, module._judge)
+    for module, inner, _ in JUDGES.values():
+        spied_on(module, inner)
     return seen
 
 
@@ -150,14 +152,15 @@ def test_a_second_source_while_the_first_growth_is_half_done(
     run = made(tmp_path / "run", FIRST)
     judge(run, name)
     add(run, SECOND)
-    module, whole = JUDGES[name][0], JUDGES[name][0]._judge
+    module, inner, _ = JUDGES[name]
+    whole = getattr(module, inner)
 
     def fails_at_the_second(*words):
         if words[-1].shard.key == "00001":
             raise ZeroDivisionError("cut off")
         return whole(*words)
 
-    monkeypatch.setattr(module, "_judge", fails_at_the_second)
+    monkeypatch.setattr(module, inner, fails_at_the_second)
     with pytest.raises(ZeroDivisionError):
         judge(run, name)
     folder = run.path / "4_judgments" / name
@@ -168,7 +171,7 @@ def test_a_second_source_while_the_first_growth_is_half_done(
     )
     with pytest.raises(UserError, match="is only half done"):
         run.need(f"4_judgments/{name}", "judge")
-    monkeypatch.setattr(module, "_judge", whole)
+    monkeypatch.setattr(module, inner, whole)
     add(run, THIRD)
     spied.clear()
     judge(run, name)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from miner.errors import UserError
 from miner.words.data_files import data_file
-from miner.words.parsing import Parsed, _load, load_parser, parser_fingerprint
+from miner.words.parsing import Parsed, _load_spacy, load_parser, parser_fingerprint
 
 TEXTS = [
     "A man riding a wave on top of a surfboard",
@@ -211,7 +211,7 @@ def test_auto_takes_an_installed_model_first(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert parser_fingerprint("auto").startswith("en_core_quarry_sm 3.8.0 ")
     assert next(load_parser("auto")(["two cats"])).lemma == ["two", "cat"]
-    _load.cache_clear()
+    _load_spacy.cache_clear()
 
 
 def test_what_ships():
@@ -232,7 +232,7 @@ def test_what_ships():
     ]
     lookups = json.loads((folder / "vocab" / "vectors.cfg").read_text())
     assert lookups["attr"] == 66  # LOWER: spaCy would look up words as they are written
-    assert _load(str(folder)).vocab["Surfboard".lower()].has_vector
+    assert _load_spacy(str(folder)).vocab["Surfboard".lower()].has_vector
 
 
 def test_figures_meet_the_targets_and_stand_in_the_readme():

@@ -12,7 +12,7 @@ from scoring.figures import figures
 from scoring.findings import findings, matched_size
 from scoring.metrics import Score
 from scoring.options import Select
-from scoring.page import render
+from scoring.page import render_page
 from scoring.report import Report, collect, recipe, report
 from scoring.score import score
 from scoring.select import select
@@ -292,7 +292,7 @@ def test_hostile_texts_are_shown_as_text(tmp_path):
 def test_hostile_names_cannot_leave_the_script_of_the_figures(data):
     name = f"{HOSTILE}<b>"
     changed = json.loads(json.dumps(data).replace('"bm25+dense"', json.dumps(name)))
-    found = Page(render(changed))
+    found = Page(render_page(changed))
     assert len(found.scripts) == 3
     embedded = json.loads(found.scripts[1])
     assert f"histogram-{name}" in embedded
@@ -356,7 +356,7 @@ def test_without_a_size_in_common_no_set_is_best(data):
     sets[1]["measures"]["eci_v1@3"] = entry(0.5, k=3)
     assert matched_size(sets) is None
     changed = data | {"sets": sets, "matched": None, "findings": findings(sets, None, None)}
-    text = Page(render(changed)).text
+    text = Page(render_page(changed)).text
     assert "The sets have no |N| in common" in text
     assert "highest at |N|" not in text
 

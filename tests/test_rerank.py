@@ -16,7 +16,7 @@ from miner.models import pair_reading
 from miner.models.hub import Reranker, gpu_count
 from miner.models.reranker import (
     PairScorer,
-    find_reader,
+    find_pair_reader,
     load_reranker,
     reranker_facts,
     reranker_fingerprint,
@@ -145,18 +145,18 @@ def test_each_text_is_tokenized_once(model, monkeypatch):
 
 def test_other_ways_to_read_are_left_to_predict(model):
     tokenizer = model.tokenizer
-    assert find_reader(model) is not None
+    assert find_pair_reader(model) is not None
     tokenizer.padding_side = "left"
-    assert find_reader(model) is not None
+    assert find_pair_reader(model) is not None
     tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
     try:
-        assert find_reader(model) is None  # cut elsewhere: the trial sees it
+        assert find_pair_reader(model) is None  # cut elsewhere: the trial sees it
         np.testing.assert_allclose(ours(model), theirs(model), atol=1e-5)
     finally:
         tokenizer.truncation_side = "right"
     model.prompts, model.default_prompt_name = {"rank": "copper "}, "rank"
     try:
-        assert find_reader(model) is None
+        assert find_pair_reader(model) is None
         np.testing.assert_allclose(ours(model), theirs(model), atol=1e-5)
     finally:
         model.prompts, model.default_prompt_name = {}, None

@@ -21,7 +21,7 @@ from toy import (
 )
 from vectors import plane, write_vectors
 
-from cli.flags import build
+from cli.flags import build_options
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_json, write_table
@@ -568,7 +568,7 @@ def test_a_bound_reads_the_same_from_flags_toml_and_python():
 )
 def test_a_bad_bound_is_named(rule, value, message):
     with pytest.raises(UserError, match=message) as caught:
-        build(Select, {"name": "s", "sources": ["a"], rule: value}, "select")
+        build_options(Select, {"name": "s", "sources": ["a"], rule: value}, "select")
     assert "\n" not in str(caught.value) and f"--{rule.replace('_', '-')} is" in str(caught.value)
 
 

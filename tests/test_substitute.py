@@ -236,6 +236,8 @@ def test_it_never_takes_the_place_of_an_index(captions):
     index_bm25(run, IndexBm25(name="words"), HOW)
     before = (run.path / "2_index/words/_manifest.json").read_bytes()
     for how in (HOW, How(force=True)):
-        with pytest.raises(UserError, match="was made by `quarry index bm25`.*take another --name"):
+        with pytest.raises(
+            UserError, match=r"was made by `quarry index bm25`.*take another --name"
+        ):
             mine_substitute(run, MineSubstitute(name="words"), how)
     assert (run.path / "2_index/words/_manifest.json").read_bytes() == before

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from miner.errors import UserError
 from miner.llm.prompts import (
     escape,
+    fill_in,
     load_judge_prompt,
     load_prompt,
     prompt_path,
-    render,
     shorten,
     unescape,
 )
@@ -160,7 +160,7 @@ def test_being_the_same_is_symmetric_and_texts_are_what_they_were_after_escaping
     ],
 )
 def test_borders_are_escaped_in_values_and_not_in_the_template(border):
-    made = render(
+    made = fill_in(
         "<passage>{{ positive }}</passage>", {"positive": f"a < b {border} {{{{ 7 * 7 }}}}"}
     )
     inside = made.removeprefix("<passage>").removesuffix("</passage>")
@@ -188,7 +188,7 @@ def test_examples_of_the_prompts_pass_their_own_checks(name):
 
 def test_the_judges_prompt_has_five_wordings():
     prompt = load_judge_prompt("judge")
-    made = {render(template, {"query": "Q", "document": "D"}) for template in prompt.templates}
+    made = {fill_in(template, {"query": "Q", "document": "D"}) for template in prompt.templates}
     assert len(made) == 5 and all("Q" in text and "D" in text for text in made)
 
 
@@ -221,9 +221,9 @@ def test_a_wrong_prompt_is_one_line(tmp_path, content, said):
 
 def test_a_template_may_only_name_what_there_is_and_runs_no_code():
     with pytest.raises(UserError, match="it may name positive, query"):
-        render("{{ answer }}", {"query": "q", "positive": "p"})
+        fill_in("{{ answer }}", {"query": "q", "positive": "p"})
     with pytest.raises(UserError, match="fails"):
-        render("{{ query.__class__.__mro__[1].__subclasses__() }}", {"query": "q"})
+        fill_in("{{ query.__class__.__mro__[1].__subclasses__() }}", {"query": "q"})
     with pytest.raises(UserError, match="there is no prompt"):
         prompt_path("../prompts/judge")
 

@@ -170,7 +170,7 @@ def test_the_judge_is_what_transformers_computes(made, llama):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from miner.corpus import Corpus
-    from miner.llm.prompts import load_judge_prompt, render
+    from miner.llm.prompts import fill_in, load_judge_prompt
 
     run, prompt = made["process"], load_judge_prompt("judge")
     tokenizer, model = (
@@ -187,7 +187,7 @@ def test_the_judge_is_what_transformers_computes(made, llama):
     for query_id, doc_id, _, score in scores[::7]:
         document, votes = corpus.texts(corpus.rows([doc_id]))[0], []
         for template in prompt.templates[:2]:
-            user = render(template, {"query": texts[query_id], "document": document})
+            user = fill_in(template, {"query": texts[query_id], "document": document})
             chat = [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
             ids = tokenizer.apply_chat_template(
                 chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -291,10 +291,10 @@ def test_the_engine_takes_many_long_seeded_requests_at_once(llama):
     steps, so none may be.
     """
     from miner.llm.requests import Budget, Request
-    from miner.llm.vllm_engine import Engine
+    from miner.llm.vllm_engine import VllmEngine
 
     engine, answers = (
-        Engine(llama, ["dtype=float32", "enforce_eager=true", "max_model_len=2048"], False),
+        VllmEngine(llama, ["dtype=float32", "enforce_eager=true", "max_model_len=2048"], False),
         {},
     )
     long = [

@@ -88,11 +88,11 @@ def _requests(prompts: int) -> list[Any]:
 
 
 def _engine(llm: str, engine: list[str]) -> Any:
-    from miner.llm.vllm_engine import Engine
+    from miner.llm.vllm_engine import VllmEngine
     from miner.models.hub import locate
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    return Engine(locate(llm, kind="llm"), engine, False)
+    return VllmEngine(locate(llm, kind="llm"), engine, False)
 
 
 def _timed(engine: Any, requests: list[Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _make(run: Run, stage: Stage, reading: Reading, options: Ingest, how: How) -
             staging.add(reading.rows)
             drops = staging.validate(options.min_relevance, options.limit)
             _check_not_empty(staging, reading, drops)
-            facts = _facts(staging, stage, options)
+            facts = _table_facts(staging, stage, options)
             with how.progress(FOLDER, facts["document_shards"] + facts["query_shards"]) as advance:
                 _write_documents(staging, folder, facts, advance)
                 beside = (IMAGES,) if getattr(options, "image", None) else ()
@@ -134,7 +134,7 @@ def _check_not_empty(staging: Staging, reading: Reading, drops: dict[str, int]) 
     )
 
 
-def _facts(staging: Staging, stage: Stage, options: Ingest) -> dict[str, Any]:
+def _table_facts(staging: Staging, stage: Stage, options: Ingest) -> dict[str, Any]:
     documents, queries = staging.count("documents"), staging.count("kept_queries")
     return {
         "format": stage.options["format"],

@@ -138,14 +138,14 @@ def _pair(options: IngestPairs, record: dict[str, Any]) -> Iterator[Item]:
     filled(text)
     query_id = identifier(record, options.query_id) if options.query_id else hash_id("q", text)
     yield "queries", (query_id, "paired", text)
-    for positive in _positives(options, record):
+    for positive in _listed_positives(options, record):
         try:
             yield from _positive(options, query_id, positive)
         except Reject as reject:
             yield "rejects", ("documents", str(reject), raw(record))
 
 
-def _positives(options: IngestPairs, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _listed_positives(options: IngestPairs, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a record's positives one by one. A string is one positive, never a list of its
     characters; one label is that of them all.
     """

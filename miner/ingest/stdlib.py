@@ -68,13 +68,13 @@ def read_stdlib(root: Path | None = None, sample: int | None = None) -> Reading:
     digest = hashlib.blake2b(python_version().encode(), digest_size=8)
     for file in files:
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    rows = _rows(root, files)
+    rows = _function_rows(root, files)
     if sample is not None:
-        rows = _sampled(list(rows), sample)
+        rows = _sample_functions(list(rows), sample)
     return Reading({"Python's standard library": digest.hexdigest()}, rows)
 
 
-def _sampled(rows: list[Row], sample: int) -> Iterator[Row]:
+def _sample_functions(rows: list[Row], sample: int) -> Iterator[Row]:
     """Yield the rows of some functions, in their order: of a function all or none."""
     names = {row.values[0] for row in rows if row.table == "documents"}
     chosen = set(heapq.nsmallest(sample, names, key=partial(uniform, 0)))
@@ -86,7 +86,7 @@ def _sampled(rows: list[Row], sample: int) -> Iterator[Row]:
             yield row
 
 
-def _rows(root: Path, files: Sequence[Path]) -> Iterator[Row]:
+def _function_rows(root: Path, files: Sequence[Path]) -> Iterator[Row]:
     for path in files:
         file = path.relative_to(root).as_posix()
         module = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")

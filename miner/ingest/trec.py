@@ -113,16 +113,18 @@ def _parse_document(block: str) -> dict[str, Any]:
         "text": BODY.findall(block),
     }
     return {
-        name: " ".join(_plain(part) for part in parts) for name, parts in found.items() if parts
+        name: " ".join(_without_tags(part) for part in parts)
+        for name, parts in found.items()
+        if parts
     }
 
 
 def _parse_topic(block: str) -> dict[str, Any]:
     found = {"qid": NUMBER.search(block), "text": TOPIC.search(block)}
-    return {name: _plain(match[1]) for name, match in found.items() if match}
+    return {name: _without_tags(match[1]) for name, match in found.items() if match}
 
 
-def _plain(markup: str) -> str:
+def _without_tags(markup: str) -> str:
     """Return the text of markup: tags gone, entities resolved, white space folded."""
     return " ".join(html.unescape(TAG.sub(" ", markup)).split())
 

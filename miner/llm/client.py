@@ -63,9 +63,9 @@ def load_llm(options: Llm) -> "Model":
 
             _LOADED[bare] = Server(bare, _served(bare))
         else:
-            from miner.llm.vllm_engine import Engine
+            from miner.llm.vllm_engine import VllmEngine
 
-            _LOADED[bare] = Engine(
+            _LOADED[bare] = VllmEngine(
                 locate(str(bare.llm), kind="llm"), bare.llm_option, bare.trust_remote_code
             )
     return _LOADED[bare]

@@ -17,14 +17,14 @@ from miner.corpus import Documents
 from miner.engine import How
 from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Client
-from miner.llm.prompts import Prompt, load_prompt, prompt_path, render, shorten
+from miner.llm.prompts import Prompt, fill_in, load_prompt, prompt_path, shorten
 from miner.llm.requests import Answer, Llm, Request
 from miner.llm.verify import Guard, fault, read_text
 from miner.made import Negative, made_shard
 from miner.models.hub import Reranker
 from miner.models.reranker import load_reranker, reranker_fingerprint
 from miner.options import NAME, option
-from miner.query_shard import asked_of
+from miner.query_shard import originals_of
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.tables import from_rows
@@ -156,7 +156,7 @@ def _shard(run: Run, options: MineGenerate, client: Client, prompt: Prompt, key:
         )
     )
     tasks = []
-    for query_id, what in asked_of(run, key, options.k):
+    for query_id, what in originals_of(run, key, options.k):
         for turn, (parent, text) in enumerate(zip(what.parents, what.texts, strict=True)):
             fields = {
                 "query": shorten(queries[query_id], options.max_words),
@@ -286,7 +286,7 @@ def request_of(prompt: Prompt, task: Task, attempt: int, options: Generator) -> 
     )
     return Request(
         prompt.opening(),
-        render(prompt.template, task.fields),
+        fill_in(prompt.template, task.fields),
         prompt.title,
         prompt.schema_text,
         (),

@@ -82,7 +82,7 @@ class Prompt(BaseModel):
     def opening(self) -> str:
         """Return what all requests begin with: the system text and the examples."""
         shown = [
-            f"Example:\n{render(self.template, example)}\nAnswer: {example.get('answer', '')}"
+            f"Example:\n{fill_in(self.template, example)}\nAnswer: {example.get('answer', '')}"
             for example in self.examples
         ]
         return "\n\n".join([self.system, *shown])
@@ -126,7 +126,7 @@ def load_prompt(given: str) -> Prompt:
     Raises:
         UserError: there is no such file, or it is not a prompt.
     """
-    return _load(prompt_path(given), Prompt)
+    return _read_prompt(prompt_path(given), Prompt)
 
 
 @lru_cache
@@ -136,10 +136,10 @@ def load_judge_prompt(given: str) -> JudgePrompt:
     Raises:
         UserError: there is no such file, or it is not a prompt of a judge.
     """
-    return _load(prompt_path(given), JudgePrompt)
+    return _read_prompt(prompt_path(given), JudgePrompt)
 
 
-def _load(file: Path, kind: Any) -> Any:
+def _read_prompt(file: Path, kind: Any) -> Any:
     try:
         prompt = kind(**tomllib.loads(file.read_text("utf-8")))
         for template in getattr(prompt, "templates", None) or [prompt.template]:
@@ -158,7 +158,7 @@ def _load(file: Path, kind: Any) -> Any:
     return prompt
 
 
-def render(template: str, fields: Mapping[str, str]) -> str:
+def fill_in(template: str, fields: Mapping[str, str]) -> str:
     """Return a template with its names filled in, escaped.
 
     Raises:

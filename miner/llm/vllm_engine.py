@@ -38,7 +38,7 @@ def engine_options(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-class Engine:
+class VllmEngine:
     """A model that vLLM runs in this process.
 
     Raises:

@@ -34,7 +34,7 @@ from miner.models.hub import (
     torch_keywords,
     weights_fingerprint,
 )
-from miner.models.reading import Reader, Role, Tokens, find_reader, resolve_prompt
+from miner.models.reading import Reader, Role, TextTokens, find_reader, resolve_prompt
 
 BACKEND_MODULES = {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel.openvino"}
 
@@ -90,7 +90,7 @@ class TextEncoder:
         return out
 
     def _batches(
-        self, reader: Reader, tokens: Tokens, role: Role
+        self, reader: Reader, tokens: TextTokens, role: Role
     ) -> Iterator[tuple[np.ndarray, Any]]:
         """Yield places and vectors of batch after batch, longest texts first, ties by place;
         where memory runs out, halve the batch.

@@ -18,7 +18,7 @@ PROBES = (["a", "two words"], ["a", "word " * 600])  # short; and longer than mo
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TextTokens:
     """The tokens of many texts, without padding.
 
     Attributes:
@@ -48,7 +48,7 @@ class Reader:
     prompt: str
     extras: Mapping[str, Any]
 
-    def tokens(self, texts: list[str]) -> Tokens:
+    def tokens(self, texts: list[str]) -> TextTokens:
         """Tokenize texts, truncated to what the model reads."""
         lengths, parts = [], dict[str, list[np.ndarray]]()
         for start in range(0, len(texts), AT_ONCE):
@@ -60,9 +60,9 @@ class Reader:
                     smallest(np.fromiter(chain.from_iterable(rows), np.int64))
                 )
         values = {name: np.concatenate(some) for name, some in parts.items()}
-        return Tokens(values, np.array(lengths), np.cumsum([1, *lengths[:-1]]))
+        return TextTokens(values, np.array(lengths), np.cumsum([1, *lengths[:-1]]))
 
-    def features(self, tokens: Tokens, rows: np.ndarray) -> dict[str, Any]:
+    def features(self, tokens: TextTokens, rows: np.ndarray) -> dict[str, Any]:
         """Return what the model takes for some texts, given by place: matrices padded to the
         longest of them, and the extras.
         """

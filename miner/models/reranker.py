@@ -44,7 +44,7 @@ from miner.models.pair_reading import (
 PAIR_TOKENS = 256
 
 
-def find_reader(model: Any) -> PairReader | None:
+def find_pair_reader(model: Any) -> PairReader | None:
     """Return how a cross-encoder reads pairs, or None where only sentence-transformers itself can
     tell.
 
@@ -130,7 +130,7 @@ class PairScorer:
     @cached_property
     def reader(self) -> PairReader | None:
         """How the model reads pairs, None where `predict` must run it."""
-        return find_reader(self.model)
+        return find_pair_reader(self.model)
 
     def _batches(
         self, reader: PairReader, tokens: PairTokens, query: np.ndarray, document: np.ndarray

@@ -61,7 +61,7 @@ class Factory:
         return [list(blocks[start:stop]) for start, stop in pairwise(edges)]
 
 
-def build(
+def build_index(
     run: Run, what: Factory, fingerprint: str, groups: Sequence[Sequence[Block]], how: How
 ) -> Manifest:
     """Build FAISS indexes: 2_index/<index> -> 2_index/<index>.<factory>, one shard a group.
@@ -157,11 +157,11 @@ def _empty_index(what: Factory, width: int) -> Any:
             f"--factory {what.factory!r} is nothing that FAISS can build for inner products of"
             f" {width} dimensions ({first_line(error)}); take one such as IVF1024,Flat or HNSW32"
         ) from error
-    _set(index, what.parameters)
+    _set_parameters(index, what.parameters)
     return index
 
 
-def _set(index: Any, parameters: str) -> None:
+def _set_parameters(index: Any, parameters: str) -> None:
     import faiss
 
     space: Any = faiss.ParameterSpace()  # FAISS's own type hints have the parameters for a number
@@ -183,7 +183,7 @@ def _build_group(what: Factory, groups: Sequence[Sequence[Block]], key: str) -> 
     with _reproducible(what.factory):
         if not index.is_trained:
             try:
-                index.train(_sample(blocks, _training_size(index), int(key)))
+                index.train(_training_sample(blocks, _training_size(index), int(key)))
             except RuntimeError as error:
                 raise UserError(
                     f"--factory {what.factory!r} cannot be trained with the {sum(map(len, blocks))}"
@@ -202,7 +202,7 @@ def _training_size(index: Any) -> int:
     return TRAIN * max(CODES, inverted.nlist if inverted is not None else 0)
 
 
-def _sample(blocks: Sequence[np.ndarray], size: int, group: int) -> np.ndarray:
+def _training_sample(blocks: Sequence[np.ndarray], size: int, group: int) -> np.ndarray:
     """Return `size` vectors (all of them if there are fewer) drawn from blocks, in order."""
     ends = np.cumsum([len(block) for block in blocks])
     random = np.random.default_rng([SEED, group])
@@ -216,9 +216,7 @@ def _sample(blocks: Sequence[np.ndarray], size: int, group: int) -> np.ndarray:
 
 @contextmanager
 def _reproducible(factory: str) -> Iterator[None]:
-    """Have graphs built by one thread: those that several threads build differ from one time to
-    the next.
-    """
+    """Have graphs built by one thread: several threads build another each time."""
     import faiss
 
     threads = faiss.omp_get_max_threads()
@@ -234,7 +232,7 @@ def _reproducible(factory: str) -> Iterator[None]:
 _opened: dict[tuple[Path, str, str], Any] = {}
 
 
-def forget() -> None:
+def forget_indexes() -> None:
     """Let go of all indexes."""
     _opened.clear()
 
@@ -247,21 +245,21 @@ def _search(
     """
     if device != "cpu":
         try:
-            return np.asarray(_open(file, parameters, device).search(queries, depth)[1])
+            return np.asarray(_open_index(file, parameters, device).search(queries, depth)[1])
         except RuntimeError as error:
             log.warning("FAISS on the GPU failed (%s): searching on the CPU", first_line(error))
-    return np.asarray(_open(file, parameters, "cpu").search(queries, depth)[1])
+    return np.asarray(_open_index(file, parameters, "cpu").search(queries, depth)[1])
 
 
-def _open(file: Path, parameters: str, device: str) -> Any:
+def _open_index(file: Path, parameters: str, device: str) -> Any:
     import faiss
 
     key = (file, parameters, device)
     if key not in _opened:
         if psutil.virtual_memory().available < 3 * file.stat().st_size:
-            forget()
+            forget_indexes()
         index = faiss.deserialize_index(np.load(file, mmap_mode="r"))
-        _set(index, parameters)
+        _set_parameters(index, parameters)
         _opened[key] = index if device == "cpu" else _on_gpus(index)
     return _opened[key]
 

@@ -281,11 +281,11 @@ ENGINES: dict[str, type[Bm25] | type[RankBm25]] = {"quarry": Bm25, "rank-bm25": 
 
 
 @lru_cache(maxsize=1)
-def _open(run_path: str, options: MineBm25, fingerprint: str) -> Bm25 | RankBm25:
+def _open_engine(run_path: str, options: MineBm25, fingerprint: str) -> Bm25 | RankBm25:
     return ENGINES[options.engine](Run(run_path), options)
 
 
 def _mine_shard(run: Run, options: MineBm25, index: str, key: str) -> Shard:
     shard = QueryShard(run, key, made=False)
-    found = _open(str(run.path), options, index).search(shard.texts, shard.depth(options.k))
+    found = _open_engine(str(run.path), options, index).search(shard.texts, shard.depth(options.k))
     return Shard({key: shard.candidates(found, options.k, options.name)})

@@ -101,8 +101,8 @@ def mine_dense(run: Run, options: MineDense, how: How) -> Manifest:
     try:
         return run_stage(run, stage, prepare, keys, how, facts)
     finally:
-        torch_scan.forget()
-        approximate.forget()
+        torch_scan.forget_vectors()
+        approximate.forget_indexes()
 
 
 def _refuse_contradictions(options: MineDense) -> None:
@@ -135,7 +135,7 @@ def _approximate(
         index.stage, options.factory or "", options.parameters or "", options.group_documents
     )
     groups = what.groups(vectors.blocks(), vectors.corpus.shard_size)
-    return approximate.build(run, what, index.fingerprint, groups, how), lambda: partial(
+    return approximate.build_index(run, what, index.fingerprint, groups, how), lambda: partial(
         approximate.find, run, what, groups, device
     )
 
@@ -228,7 +228,7 @@ def recall(run: Run, options: MineDense, find: Find) -> dict[str, Any]:
     engine = choose_engine("auto", "cpu" if options.device == "cpu" else "auto")
     exact = partial(_find_exactly, run, options.index or options.name, engine)
     corpus, hits, there, count = Corpus(run), 0, 0, 0
-    for searchers, queries in _sample(run, options):
+    for searchers, queries in _sample_queries(run, options):
         (about, _), (true, _) = (
             search(searchers, min(options.k, len(corpus))) for search in (find, exact)
         )
@@ -241,7 +241,7 @@ def recall(run: Run, options: MineDense, find: Find) -> dict[str, Any]:
     }
 
 
-def _sample(run: Run, options: MineDense) -> Iterator[tuple[np.ndarray, int]]:
+def _sample_queries(run: Run, options: MineDense) -> Iterator[tuple[np.ndarray, int]]:
     """Yield, shard by shard, the vectors that search for a sample of queries, and how many queries
     they are.
 

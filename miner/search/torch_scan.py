@@ -53,7 +53,7 @@ def scan_torch(top: Top, pieces: Pieces, dtype: str | None = None) -> None:
 
             def work(part: slice, tiles=tiles, allowed=allowed, right=right) -> None:  # type: ignore[no-untyped-def]
                 for (first, tile), error, vectors in zip(tiles, allowed, right, strict=True):
-                    top.offer_tile(part, _array(left[part] @ vectors), error[part], tile, first)
+                    top.offer_tile(part, _to_numpy(left[part] @ vectors), error[part], tile, first)
 
             list(pool.map(work, parts))
 
@@ -100,7 +100,7 @@ def scan_device(
             try:
                 queries = queries or _sent(rounded(top.queries, dtype), device)
                 held = _held(kept, device, dtype, (first + start, part))
-                found, error = _still_in(top, queries, held)
+                found, error = _offers_of(top, queries, held)
             except torch.OutOfMemoryError:
                 kept.clear()
                 torch.cuda.empty_cache()
@@ -122,7 +122,7 @@ def kept_on(vectors: str) -> dict[str, dict[Any, Rounded]]:
     return {}
 
 
-def forget() -> None:
+def forget_vectors() -> None:
     """Let go of all that devices hold."""
     kept_on.cache_clear()
 
@@ -147,7 +147,7 @@ def _sent(vectors: Rounded, device: str) -> Rounded:
     return replace(vectors, values=_tensor(vectors.values).to(device))
 
 
-def _still_in(
+def _offers_of(
     top: Top, queries: Rounded, documents: Rounded
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """Return the documents that may be among the best, as `Top.offer_some` takes them, and by
@@ -187,7 +187,7 @@ def _tensor(values: np.ndarray) -> Any:
     )
 
 
-def _array(scores: Any) -> np.ndarray:
+def _to_numpy(scores: Any) -> np.ndarray:
     import torch
 
     return np.asarray(scores.view(torch.uint16) if scores.dtype == torch.bfloat16 else scores)

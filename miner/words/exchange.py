@@ -71,8 +71,8 @@ def exchange(
     forbids: Sequence[frozenset[int]],
     seed: int,
 ) -> np.ndarray:
-    """Return for each target the target whose word it takes (s,) int64; -1 for none. At most one target
-    of a text takes part.
+    """Return for each target the target whose word it takes (s,) int64; -1 for none. At most one
+    target of a text takes part.
 
     Args:
         targets: the words.

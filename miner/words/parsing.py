@@ -77,7 +77,7 @@ def load_parser(name: str = "auto", longest: int = LONGEST) -> Parse:
     Raises:
         UserError: there is no such model, or it does not give what is needed.
     """
-    nlp = _load(_resolve(name))
+    nlp = _load_spacy(_resolve(name))
 
     def parse(texts: Sequence[str]) -> Iterator[Parsed]:
         for doc in nlp.pipe((text[:longest] for text in texts), batch_size=BATCH):
@@ -94,14 +94,14 @@ def parser_fingerprint(name: str = "auto") -> str:
         UserError: there is no such model.
     """
     found = _resolve(name)
-    folder = _folder(found)
+    folder = _model_folder(found)
     files = sorted(
         path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     )
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\0{file_fingerprint(path)}\n".encode())
-    return f"{folder.name} {_version(found, folder)} {digest.hexdigest()}"
+    return f"{folder.name} {_spacy_version(found, folder)} {digest.hexdigest()}"
 
 
 def _resolve(name: str) -> str:
@@ -130,13 +130,13 @@ def _installed(name: str) -> bool:
         return (
             name.isidentifier()
             and bool(importlib.metadata.distribution(name))
-            and (_folder(name) / "meta.json").is_file()
+            and (_model_folder(name) / "meta.json").is_file()
         )
     except importlib.metadata.PackageNotFoundError:
         return False
 
 
-def _folder(found: str) -> Path:
+def _model_folder(found: str) -> Path:
     spec = find_spec(found) if found.isidentifier() else None
     return (
         Path(spec.submodule_search_locations[0])
@@ -145,7 +145,7 @@ def _folder(found: str) -> Path:
     )
 
 
-def _version(found: str, folder: Path) -> str:
+def _spacy_version(found: str, folder: Path) -> str:
     if found.isidentifier() and _installed(found):
         return importlib.metadata.version(found)
     import srsly
@@ -155,7 +155,7 @@ def _version(found: str, folder: Path) -> str:
 
 
 @lru_cache(maxsize=2)
-def _load(found: str) -> "Language":
+def _load_spacy(found: str) -> "Language":
     import spacy
 
     try:

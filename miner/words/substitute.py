@@ -19,7 +19,7 @@ from miner.llm.generate import Task, facts, model_of, one_process, written_shard
 from miner.llm.prompts import load_prompt
 from miner.llm.verify import Guard
 from miner.made import Negative, made_shard
-from miner.query_shard import asked_of
+from miner.query_shard import originals_of
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.words.concreteness import Word
@@ -88,7 +88,7 @@ def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
     """Ask a language model for another word in place of the first that was picked of each text."""
     targets, asked = (
         run.read(f"{run.INDEXES}/{options.name}", key).to_pylist(),
-        dict(asked_of(run, key, options.k)),
+        dict(originals_of(run, key, options.k)),
     )
     queries = dict(
         zip(
@@ -104,7 +104,7 @@ def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
         what = asked[target["query_id"]]
         text = what.texts[what.parents.index(target["parent_id"])]
         fields = {"text": text, "kind": KINDS[target["route"]], "word": target["old"]}
-        check = partial(_checked, text, target, words_in(what.guarded))
+        check = partial(_change_check, text, target, words_in(what.guarded))
         guard = Guard(text, queries[target["query_id"]], what.guarded)
         yield Task(
             target["query_id"],
@@ -118,7 +118,7 @@ def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
         turns[target["query_id"]] += 1
 
 
-def _checked(
+def _change_check(
     original: str, target: dict[str, Any], forbidden: set[str], text: str
 ) -> tuple[str | None, dict[str, Any]]:
     """Return what is wrong with a rewritten text, and what is said of it: one word was to
@@ -146,7 +146,7 @@ def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negati
     """Put the words that were given into their texts, in order of query, then choice."""
     folder = f"{run.INDEXES}/{options.name}"
     targets, texts = run.read(folder, key), dict[str, str]()
-    for _, asked in asked_of(run, key, options.k):
+    for _, asked in originals_of(run, key, options.k):
         texts |= dict(zip(asked.parents, asked.texts, strict=True))
     for given in run.read(f"{folder}/{GIVEN_FOLDER}", key).to_pylist():
         target = {name: targets[name][given["target"]].as_py() for name in targets.column_names}
@@ -179,7 +179,7 @@ def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negati
 
 def _swapped(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:
     """Exchange two phrases of each text."""
-    asked = list(asked_of(run, key, options.k))
+    asked = list(originals_of(run, key, options.k))
     texts = sorted({text for _, what in asked for text in what.texts})
     parsed = dict(zip(texts, load_parser(options.spacy_model)(texts), strict=True))
     for query_id, what in asked:

@@ -63,7 +63,7 @@ def swap(text: str, parsed: Parsed, seed: int, turn: int, *ids: str) -> Swapped 
         turn: the first, second… pair of the draw, so that more negatives of one text differ.
         ids: of the query and the document.
     """
-    pairs = list(_pairs(parsed))
+    pairs = list(_phrase_pairs(parsed))
     if turn >= len(pairs):
         return None
     one, two = pairs[int(generator(seed, *ids, "swap").permutation(len(pairs))[turn])]
@@ -82,7 +82,7 @@ def swap(text: str, parsed: Parsed, seed: int, turn: int, *ids: str) -> Swapped 
     )
 
 
-def _pairs(parsed: Parsed) -> Iterator[tuple[Phrase, Phrase]]:
+def _phrase_pairs(parsed: Parsed) -> Iterator[tuple[Phrase, Phrase]]:
     phrases = list(_phrases(parsed))
     for one, two in combinations(phrases, 2):
         lemmas = [

@@ -19,7 +19,7 @@ import pyarrow as pa
 from miner.engine import How
 from miner.files import file_fingerprint, fingerprint, write_table
 from miner.models.encoder import encoder_fingerprint
-from miner.query_shard import asked_of
+from miner.query_shard import originals_of
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.tables import from_rows
@@ -98,7 +98,7 @@ def _targets_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
     ratings, parse = load_ratings(options.lexicon), load_parser(options.spacy_model)
     rows: list[tuple[Any, ...]] = []
     forbids: list[tuple[str, list[str]]] = []
-    asked = list(asked_of(run, key, options.k))
+    asked = list(originals_of(run, key, options.k))
     texts = sorted({text for _, what in asked for text in what.texts})
     parsed = dict(zip(texts, parse(texts), strict=True))
     number = 0

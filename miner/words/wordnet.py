@@ -365,7 +365,7 @@ class WordNet:
 
     @cached_property
     def _hypernyms(self) -> Rows:
-        return _rows(self._synsets["hypernyms"])
+        return _row_numbers(self._synsets["hypernyms"])
 
     @cached_property
     def _hyponyms(self) -> Rows:
@@ -382,7 +382,7 @@ class WordNet:
 
     @cached_property
     def _having(self) -> tuple[np.ndarray, np.ndarray]:
-        return _pairs(self._synsets, ["parts", "entails", "causes"])
+        return _link_pairs(self._synsets, ["parts", "entails", "causes"])
 
     @cached_property
     def _similar(self) -> Rows:
@@ -396,7 +396,7 @@ class WordNet:
         """Gather a relation of synsets; its links of single senses, a handful, count for the
         whole synset.
         """
-        rows, values = _pairs(self._synsets, [relation])
+        rows, values = _link_pairs(self._synsets, [relation])
         one, two = self._links(relation)[:, [1, 3]].T
         return Rows.of_pairs(
             np.concatenate([rows, one, two]), np.concatenate([values, two, one]), len(self._synsets)
@@ -404,7 +404,7 @@ class WordNet:
 
     @cached_property
     def _attributes(self) -> Rows:
-        return Rows.of_pairs(*_pairs(self._synsets, ["attributes"]), len(self._synsets))
+        return Rows.of_pairs(*_link_pairs(self._synsets, ["attributes"]), len(self._synsets))
 
     @cached_property
     def _stems(self) -> Rows:
@@ -476,27 +476,27 @@ def load_wordnet() -> WordNet:
     return WordNet(data_file("wordnet"))
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def _flattened(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Return where each row's list starts, the end last, and the values."""
     lists = column.combine_chunks()
     return lists.offsets.to_numpy(), lists.values.to_numpy()
 
 
-def _rows(column: pa.ChunkedArray) -> Rows:
-    return Rows(*_flat(column))
+def _row_numbers(column: pa.ChunkedArray) -> Rows:
+    return Rows(*_flattened(column))
 
 
 def _both_ways(column: pa.ChunkedArray, n: int) -> tuple[Rows, Rows]:
     """Return the lists of a column, and for each of n values the rows whose lists hold it."""
-    starts, values = _flat(column)
+    starts, values = _flattened(column)
     return Rows(starts, values), Rows.of_pairs(
         values, np.repeat(np.arange(len(starts) - 1), np.diff(starts)), n
     )
 
 
-def _pairs(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _link_pairs(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return rows and values of some list columns, one under the other."""
-    flat = [_flat(table[name]) for name in names]
+    flat = [_flattened(table[name]) for name in names]
     rows = [np.repeat(np.arange(len(starts) - 1), np.diff(starts)) for starts, _ in flat]
     return np.concatenate(rows), np.concatenate([values for _, values in flat])
 

@@ -76,9 +76,9 @@ def judge_cross_encoder(run: Run, options: JudgeCrossEncoder, how: How) -> Manif
     return Judging(run, options.name, "cross-encoder", afresh=True).carry_out(
         options,
         replace(how, workers=max(how.workers, gpu_count(options))),
-        lambda: partial(_judge, options),
+        lambda: partial(_score_pairs, options),
         model=models[0] if len(models) == 1 else fingerprint(models),
-        facts=partial(_facts, options),
+        facts=partial(_model_facts, options),
     )
 
 
@@ -90,13 +90,13 @@ def rerankers(options: JudgeCrossEncoder) -> list[Reranker]:
     )
 
 
-def _facts(options: JudgeCrossEncoder) -> dict[str, Any]:
+def _model_facts(options: JudgeCrossEncoder) -> dict[str, Any]:
     strong, *cheap = [reranker_facts(reranker) for reranker in rerankers(options)]
     names = ("reranker", "activation", "score_scale") if cheap else ()
     return strong | {f"first_{name}": cheap[0][name] for name in names}
 
 
-def _judge(options: JudgeCrossEncoder, asked: Asked) -> Judged:
+def _score_pairs(options: JudgeCrossEncoder, asked: Asked) -> Judged:
     pairs, parts, order = asked.pairs, list[pa.Table](), None
     strong, *cheap = rerankers(options)
     for first in cheap:

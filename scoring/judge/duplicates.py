@@ -96,11 +96,11 @@ def judge_duplicates(run: Run, options: JudgeDuplicates, how: How) -> Manifest:
     given = {name: find_input(file).fingerprint() for name, file in files.items() if file}
     judging = Judging(run, "duplicates", positives=False)
     folder = run.path / judging.folder
-    prepare = partial(_prepare, run, options, folder)
+    prepare = partial(_prepare_links, run, options, folder)
     return judging.carry_out(options, how, prepare, given, facts=lambda: read_facts(folder))
 
 
-def _prepare(run: Run, options: JudgeDuplicates, folder: Path) -> Judge:
+def _prepare_links(run: Run, options: JudgeDuplicates, folder: Path) -> Judge:
     """Write what links and labels say and return the judge; a file that is the user's mistake
     leaves nothing that would stand in the way of the next.
     """
@@ -110,10 +110,10 @@ def _prepare(run: Run, options: JudgeDuplicates, folder: Path) -> Judge:
         if not any(folder.rglob("*.parquet")):
             shutil.rmtree(folder)
         raise
-    return partial(_judge, options, folder)
+    return partial(_find_copies, options, folder)
 
 
-def _judge(options: JudgeDuplicates, folder: Path, asked: Asked) -> Judged:
+def _find_copies(options: JudgeDuplicates, folder: Path, asked: Asked) -> Judged:
     shard, pairs = asked.shard, asked.pairs
     rows = np.unique(np.concatenate((pairs.row, shard.positives[1])))
     digests = digest(

@@ -160,13 +160,13 @@ def _meet(few, many):  # type: ignore[no-untyped-def] # compiled
 def _store_links(
     db: duckdb.DuckDBPyConnection, corpus: Corpus, file: Path, hub: int | None, folder: Path
 ) -> dict[str, Any]:
-    pairs = _load(db, "links", file)
-    _number(db, corpus, "SELECT one AS id FROM links UNION SELECT two FROM links")
+    pairs = _load_pairs(db, "links", file)
+    _number_ids(db, corpus, "SELECT one AS id FROM links UNION SELECT two FROM links")
     db.execute(
         "CREATE TABLE arcs AS SELECT s.number AS source, s.row AS source_row, t.row AS target "
         "FROM links JOIN ids s ON one = s.id JOIN ids t ON two = t.id WHERE t.row IS NOT NULL"
     )
-    arcs = _count(db, "arcs")
+    arcs = _count_rows(db, "arcs")
     if not arcs:
         raise _nothing_known(db, corpus, file, "links", "second", pairs)
     _write_lists(
@@ -191,11 +191,11 @@ def _store_links(
 def _store_labels(
     db: duckdb.DuckDBPyConnection, corpus: Corpus, file: Path | None, folder: Path, ingested: bool
 ) -> dict[str, Any]:
-    pairs = _load(db, "labels", file) if file else 0
+    pairs = _load_pairs(db, "labels", file) if file else 0
     if file is None:
         db.execute("CREATE TABLE labels (one VARCHAR, two VARCHAR)")
-    _number(db, corpus, "SELECT DISTINCT one AS id FROM labels")
-    known = _count(db, "labels SEMI JOIN (FROM ids WHERE row IS NOT NULL) ON one = id")
+    _number_ids(db, corpus, "SELECT DISTINCT one AS id FROM labels")
+    known = _count_rows(db, "labels SEMI JOIN (FROM ids WHERE row IS NOT NULL) ON one = id")
     if file and not known:
         raise _nothing_known(db, corpus, file, "labels", "first", pairs)
     if ingested:
@@ -205,19 +205,19 @@ def _store_labels(
             " false)",
             [kept],
         )
-        _number(db, corpus, "SELECT DISTINCT one AS id FROM labels")
+        _number_ids(db, corpus, "SELECT DISTINCT one AS id FROM labels")
     query = (
         "SELECT row, dense_rank() OVER (ORDER BY two) AS entry FROM labels JOIN ids ON one = id"
         " WHERE row IS NOT NULL"
     )
     _write_lists(db, query, corpus, folder, "same_label")
     return {
-        "labels": _count(db, f"(SELECT DISTINCT row, entry FROM ({query}))"),
+        "labels": _count_rows(db, f"(SELECT DISTINCT row, entry FROM ({query}))"),
         "labels_of_unknown_ids": pairs - known,
     }
 
 
-def _load(db: duckdb.DuckDBPyConnection, table: str, file: Path) -> int:
+def _load_pairs(db: duckdb.DuckDBPyConnection, table: str, file: Path) -> int:
     """Load the distinct pairs of a file's first two columns as text, `one` and `two`; return how
     many there are.
 
@@ -251,7 +251,7 @@ def _load(db: duckdb.DuckDBPyConnection, table: str, file: Path) -> int:
         raise UserError(
             f"{file}: cannot be read as {kind.removeprefix('.')}: {one_line(error)[:200]}"
         ) from error
-    return _count(db, table)
+    return _count_rows(db, table)
 
 
 def _as_text(name: str, of: str, kind: str) -> str:
@@ -265,7 +265,7 @@ def _as_text(name: str, of: str, kind: str) -> str:
     )
 
 
-def _number(db: duckdb.DuckDBPyConnection, corpus: Corpus, query: str) -> None:
+def _number_ids(db: duckdb.DuckDBPyConnection, corpus: Corpus, query: str) -> None:
     """Make `ids`: id, a number, and its row in the corpus or null, of the ids that a query
     gives. The corpus is read some ids at a time.
     """
@@ -297,7 +297,7 @@ def _nothing_known(
     )
 
 
-def _count(db: duckdb.DuckDBPyConnection, rows: str) -> int:
+def _count_rows(db: duckdb.DuckDBPyConnection, rows: str) -> int:
     return int(db.sql(f"SELECT count(*) FROM {rows}").fetchall()[0][0])
 
 

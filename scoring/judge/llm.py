@@ -21,7 +21,7 @@ from miner.errors import UserError
 from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Client
 from miner.llm.generate import one_process
-from miner.llm.prompts import JudgePrompt, load_judge_prompt, prompt_path, render, shorten
+from miner.llm.prompts import JudgePrompt, fill_in, load_judge_prompt, prompt_path, shorten
 from miner.llm.requests import Asking, Budget, Llm, Request
 from miner.options import NAME, option
 from miner.store import Manifest, Run
@@ -99,11 +99,11 @@ def judge_llm(run: Run, options: JudgeLlm, how: How) -> Manifest:
     return judging.carry_out(
         options,
         one_process(how),
-        partial(_prepare, judging, LlmJudge(options, prompt, clients)),
+        partial(_ask_cheap_models, judging, LlmJudge(options, prompt, clients)),
         model=fingerprint(
             [*(client.model for client in clients), file_fingerprint(prompt_path(options.prompt))]
         ),
-        facts=partial(_facts, judging, options, prompt, clients),
+        facts=partial(_vote_facts, judging, options, prompt, clients),
     )
 
 
@@ -113,7 +113,7 @@ def models(options: JudgeLlm) -> list[Llm]:
     return [Llm(**shared, llm=name) for name in options.llm or (None,)]
 
 
-def _facts(
+def _vote_facts(
     judging: Judging, options: JudgeLlm, prompt: JudgePrompt, clients: Sequence[Client]
 ) -> dict[str, Any]:
     tables = [judging.run.read(judging.folder, key) for key in judging.run.query_shards()]
@@ -125,7 +125,7 @@ def _facts(
     return {"llm": names, "prompt": prompt.title, "votes": options.votes, **rate}
 
 
-def _prepare(judging: Judging, judge: "LlmJudge") -> Judge:
+def _ask_cheap_models(judging: Judging, judge: "LlmJudge") -> Judge:
     # a model is loaded once: the cheap one answers for all shards before the next one comes
     for number in range(len(judge.clients) - 1):
         for key in judging.run.query_shards():
@@ -174,7 +174,7 @@ class LlmJudge(NamedTuple):
         requests = [
             Request(
                 prompt.system,
-                render(template, {"query": asked.shard.texts[query], "document": document}),
+                fill_in(template, {"query": asked.shard.texts[query], "document": document}),
                 prompt.title,
                 labels=(prompt.yes, prompt.no),
             )

@@ -61,11 +61,14 @@ def judge_overlap(run: Run, options: JudgeOverlap, how: How) -> Manifest:
     run.tables()
     index = run.need_index(options.index, "bm25")
     return Judging(run, "overlap").carry_out(
-        options, how, lambda: partial(_judge, index.stage), inputs={index.stage: index.fingerprint}
+        options,
+        how,
+        lambda: partial(_measure_overlap, index.stage),
+        inputs={index.stage: index.fingerprint},
     )
 
 
-def _judge(folder: str, asked: Asked) -> Judged:
+def _measure_overlap(folder: str, asked: Asked) -> Judged:
     return [judgments(asked.pairs, "overlap", overlap(folder, asked.pairs))], {}
 
 

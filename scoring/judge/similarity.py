@@ -34,7 +34,7 @@ def judge_similarity(run: Run, options: JudgeSimilarity, how: How) -> Manifest:
     return Judging(run, "similarity").carry_out(
         options,
         how,
-        lambda: partial(_judge, options, index),
+        lambda: partial(_compare_vectors, options, index),
         model=encoder_fingerprint(options),
         facts=lambda: {**encoder_facts(options), "vectors": vectors},
     )
@@ -52,7 +52,7 @@ def target_encoder(run: Run, options: JudgeSimilarity) -> JudgeSimilarity:
     )
 
 
-def _judge(options: JudgeSimilarity, index: str | None, asked: Asked) -> Judged:
+def _compare_vectors(options: JudgeSimilarity, index: str | None, asked: Asked) -> Judged:
     shard, pairs = asked.shard, asked.pairs
     candidates = pairs.take(~pairs.positive)
     rows = np.unique(np.concatenate((pairs.row, shard.positives[1])))
