@@ -14,8 +14,8 @@ def hash_of(seed: int, *ids: str) -> int:
 def generator(seed: int, *ids: str) -> np.random.Generator:
     """Return a generator of random numbers.
 
-    >>> generator(0, "q1").integers(100) == generator(0, "q1").integers(100)
-    True
+    >>> int(generator(0, "q1").integers(100)), int(generator(0, "q1").integers(100))
+    (3, 3)
     """
     return np.random.Generator(np.random.Philox(hash_of(seed, *ids)))
 

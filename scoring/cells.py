@@ -20,6 +20,10 @@ class Cells:
         counts: (bins, bins) int64, survivors by surface bin, score bin.
         low: lower edge of the lowest score bin.
         high: upper edge of the highest one.
+
+    >>> cells = Cells.count(np.array([0.1, 0.2, 0.1, 0.9]), np.array([0.1, 0.2, 0.3, 0.9]), 2, 0, 1)
+    >>> cells.counts.tolist(), cells.effective_sample_size(cap=np.inf)
+    ([[3, 0], [0, 1]], 3.0)
     """
 
     counts: np.ndarray

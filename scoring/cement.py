@@ -1,5 +1,4 @@
-"""anchors, positives, own hard negatives, ratings -> the Cement loss, its gradients and where they
-go.
+"""ratings -> margins of the Cement loss.
 
 InfoNCE in which each hard negative carries a margin that grows with the concreteness of the word
 that was changed to make it (methods: arXiv 2604.13313, "Concrete Jungle". The formula is

@@ -14,6 +14,9 @@ Real = TypeVar("Real", float, np.ndarray)
 def capacity(n: Real) -> Real:
     """Return I = ln(1 + n) of n negatives a query, in nats. Published: the paper's table fits
     this logarithm and no other.
+
+    >>> round(float(capacity(6.0)), 3)
+    1.946
     """
     return np.log1p(n)
 
@@ -28,6 +31,9 @@ def efficiency(signal: Real, margin: Real) -> Real:
     Args:
         signal: S, mean similarity of query and negative.
         margin: D, mean of s(q, p) - s(q, n), each clamped at zero or not.
+
+    >>> efficiency(np.array([0.5, 0.5]), np.array([0.25, -0.1])).round(3).tolist()
+    [0.333, 0.0]
     """
     safe = np.logical_and(np.greater(signal, 0), np.greater(margin, 0))
     total = np.where(safe, np.add(signal, margin), 1.0)
@@ -46,6 +52,9 @@ def eci_v1(n: Real, signal: Real, margin: Real) -> Real:
         n: |N|, mean number of negatives a query.
         signal: S, mean similarity of query and negative.
         margin: D, mean of s(q, p) - s(q, n), each clamped at zero or not.
+
+    >>> round(float(eci_v1(6.0, 0.5, 0.25)), 3)
+    0.649
     """
     return capacity(n) * efficiency(signal, margin)
 
@@ -62,6 +71,9 @@ def margins(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.ndarr
 
     Returns:
         (p, n).
+
+    >>> margins(np.array([0.9, 0.6]), np.array([0.7, 0.2]), hinge=True).round(1).tolist()
+    [[0.2, 0.7], [0.0, 0.4]]
     """
     margin = positive[:, None] - negative[None, :]
     return np.maximum(margin, 0.0) if hinge else margin

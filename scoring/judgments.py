@@ -1,7 +1,8 @@
-"""What judges said of the pairs of a query shard, to be looked up by pair."""
+"""What judges said of the pairs of a query shard, and the candidates of a recipe with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 
 from miner.query_shard import IDS, QueryShard
 from miner.store import Run
+from scoring.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,75 @@ def read_judgments(shard: QueryShard, judge: str, columns: Sequence[str] = ()) -
         order = np.argsort(codes, kind="stable")
         codes, score, rows = codes[order], score[order], rows.take(pa.array(order))
     return Judgments(codes, np.where(np.isfinite(score), score, np.nan), rows)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a recipe's sources in one query shard, n of them: source after source.
+
+    Attributes:
+        shard: their queries.
+        recipe: the recipe.
+        source: place of the source in the recipe (n,) int64.
+        codes: of the pairs (n,) int64.
+        rank: in the source (n,) int64. found_score: there (n,) float32.
+    """
+
+    shard: QueryShard
+    recipe: Recipe
+    source: np.ndarray
+    codes: np.ndarray
+    rank: np.ndarray
+    found_score: np.ndarray
+
+    @classmethod
+    def read(cls, shard: QueryShard, recipe: Recipe) -> "Candidates":
+        """Read the candidates of the recipe's sources."""
+        columns = ["query_id", "doc_id", "rank", "score"]
+        names = [f"{shard.run.SOURCES}/{quota.source}" for quota in recipe.quotas]
+        tables = [shard.run.read(name, shard.key, columns) for name in names]
+        codes = [shard.candidate_codes(table) for table in tables]
+        ranks = [table["rank"].to_numpy().astype(np.int64) for table in tables]
+        scores = [table["score"].to_numpy().astype(np.float32) for table in tables]
+        source = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+        return cls(shard, recipe, source, *map(np.concatenate, (codes, ranks, scores)))
+
+    @property
+    def query(self) -> np.ndarray:
+        """Return the places of their queries (n,)."""
+        return self.codes // len(self.shard.documents)
+
+    @property
+    def row(self) -> np.ndarray:
+        """Return the rows of their documents (n,)."""
+        return self.codes % len(self.shard.documents)
+
+    @cached_property
+    def _judged(self) -> list[tuple[Judgments, np.ndarray]]:
+        """What each judge said, and where in it these candidates are."""
+        asked = ("verdict", "reason")
+        said = [read_judgments(self.shard, judge, asked) for judge in self.recipe.judges]
+        return [(one, one.find(self.codes)) for one in said]
+
+    def scores(self, judge: int) -> np.ndarray:
+        """Return what judge number `judge` of the recipe says (n,); nan for none."""
+        if not self.recipe.judges:
+            return np.full(len(self.codes), np.nan)
+        said, places = self._judged[judge]
+        return said.scores_at(places)
+
+    def lowest(self, judge: int) -> np.ndarray:
+        """Return the lowest score of the query's positives by that judge (n,); nan if one has
+        none.
+        """
+        lowest = np.full(len(self.shard.query_ids), np.inf)
+        if self.recipe.judges:
+            scores = self._judged[judge][0].scores(self.shard.codes(*self.shard.positives))
+            with np.errstate(invalid="ignore"):  # nan stays
+                np.minimum.at(lowest, self.shard.positives[0], scores)
+        return np.where(np.isfinite(lowest), lowest, np.nan)[self.query]
+
+    def texts(self, judge: int, column: str) -> np.ndarray:
+        """Return that judge's verdicts or reasons (n,); None for none."""
+        said, places = self._judged[judge]
+        return said.texts_at(column, places)

@@ -1,12 +1,15 @@
 """Sums over queries -> measures of a set with their intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
+from miner.errors import UserError
 from miner.options import Options, option
+from miner.seeds import generator
 from miner.store import Run
 from miner.tables import METRICS, conform
 from scoring.eci import capacity, eci_v1, efficiency, margins
@@ -106,7 +109,11 @@ def set_measures(sums: Sums, queries: int, sizes: Sequence[int]) -> Values:
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, nan where the whole is 0."""
+    """Return part / whole, nan where the whole is 0.
+
+    >>> ratio(np.array([1.0, 0.0]), np.array([4.0, 0.0])).tolist()
+    [0.25, nan]
+    """
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
@@ -136,7 +143,7 @@ def bootstrap(matrix: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     Returns:
         (resamples, s).
     """
-    queries, random = len(matrix), np.random.default_rng(seed)
+    queries, random = len(matrix), generator(seed)
     out = np.zeros((resamples, matrix.shape[1]))
     step = max(1, CHUNK // max(1, queries))
     for start in range(0, resamples if queries else 0, step):
@@ -177,3 +184,41 @@ def metric_rows(name: str, value: Values, spread: Values, confidence: float, n: 
             }
         )
     return conform(pa.Table.from_pylist(rows, METRICS.schema), METRICS)
+
+
+def paired_difference(
+    run: Run, set_a: str, set_b: str, measure: str, options: Score
+) -> tuple[float, float | None, float | None]:
+    """Return by how much a measure of set_a exceeds that of set_b, with the interval of the
+    difference.
+
+    Both sets are resampled with the same queries, so what makes a query easy for both cancels out.
+
+    Args:
+        run: a run in which both sets are scored.
+        set_a, set_b: names of sets.
+        measure: a measure of both, such as "eci_v1" or "eci_v1@10".
+        options: resamples, confidence and seed.
+
+    Returns:
+        value, low, high; low and high are None without resamples.
+
+    Raises:
+        UserError: a set is not scored, or does not have the measure.
+    """
+    values, resamples = [], []
+    for name in (set_a, set_b):
+        manifest = run.need(f"{SETS}/{name}", f"score {name}")
+        sums = read_sums(run, manifest.stage)
+        value, spread = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
+        key = next((key for key in value if key[0] == measure), None)
+        if key is None:
+            raise UserError(
+                f"set {name} has no measure {measure!r}; take one of"
+                f" {', '.join(sorted(name for name, _ in value))}"
+            )
+        values.append(value[key][0])
+        resamples.append(spread[key])
+    return float(values[0] - values[1]), *percentile_interval(
+        resamples[0] - resamples[1], options.confidence
+    )

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scoring.examples import LIMIT
 from scoring.figures import COLOURS, figures
 from scoring.findings import percent
-from scoring.rules import REASONS
+from scoring.reasons import REASONS
 from scoring.show import Row
 
-CUT, LIMIT = 300, 5000  # characters of a text that are shown, and that the page holds
+CUT = 300  # characters of a text that are shown
 TERMS = {
     "|N|": "Mean number of negatives of a query.",
     "ECI": (

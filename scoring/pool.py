@@ -15,9 +15,8 @@ from miner.errors import UserError
 from miner.search.vectors import document_vectors
 from miner.store import Run
 from scoring.cells import Cells
-from scoring.judgments import read_judgments
+from scoring.judgments import Candidates, read_judgments
 from scoring.recipe import SIMILARITY, Recipe
-from scoring.rules import Candidates
 from scoring.samplers import SAMPLERS
 from scoring.survivors import Pool
 

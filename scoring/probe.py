@@ -8,7 +8,6 @@ what one fold brought in too often, the other folds took out too often. That is 
 and a sign that counts are balanced.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from miner.corpus import Documents
+from miner.seeds import generator, uniform
 from miner.store import Run
 from miner.tables import METRICS, conform
 
@@ -119,7 +119,7 @@ def _telling(texts: np.ndarray, label: np.ndarray) -> tuple[list[str], list[str]
 def _interval(right: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, float]:
     """Return the 95 % interval of a mean, by drawing groups with replacement."""
     total, count = np.bincount(group, right), np.bincount(group)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     means = [
         total[drawn].sum() / count[drawn].sum()
         for drawn in (rng.integers(len(count), size=len(count)) for _ in range(RESAMPLES))
@@ -169,16 +169,11 @@ def _gather(run: Run, name: str, key: str, share: float, seed: int, found: Probe
         for query_id, doc_id in zip(
             rows["query_id"].to_pylist(), rows["doc_id"].to_pylist(), strict=True
         )
-        if query_id in first and (share >= 1 or _draw(seed, query_id, doc_id) < share)
+        if query_id in first and (share >= 1 or uniform(seed, query_id, doc_id) < share)
     ]
     found.originals.extend(documents.texts(documents.rows([parent for _, parent, _ in pairs])))
     found.negatives.extend(documents.texts(documents.rows([doc_id for _, _, doc_id in pairs])))
     found.groups.extend(pair[0] for pair in pairs)
-
-
-def _draw(seed: int, query_id: str, doc_id: str) -> float:
-    digest = hashlib.blake2b(f"{seed} {query_id}\x1f{doc_id}".encode(), digest_size=7).digest()
-    return int.from_bytes(digest) / 2**56
 
 
 def rows_of(name: str, probe: Probe) -> pa.Table:

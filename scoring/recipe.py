@@ -1,24 +1,131 @@
 """A recipe, read against what a run holds: its sources, its judges, and what its rules compare."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
-import pyarrow.compute as pc
+from pydantic import BeforeValidator, ValidationInfo
 
 from miner.errors import UserError
-from miner.query_shard import IDS, QueryShard
+from miner.options import NAME, Options, option
 from miner.store import Run
-from scoring.judgments import read_judgments
-from scoring.options import Select, read_bound
-from scoring.samplers import SAMPLERS
 
 DUPLICATES, SIMILARITY = f"{Run.JUDGES}/duplicates", f"{Run.JUDGES}/similarity"
 NEAREST = "similarity.positive"
 MARGINS = ("absolute_margin", "percent_margin")  # what needs the query's own positives' scores
 # what needs the candidate's score
 SCORED = (*MARGINS, "percentile_margin", "min_score", "max_score")
+
+
+def read_bound(text: str) -> tuple[str | None, float]:
+    """Return "JUDGE=VALUE" as (judge, value), "VALUE" as (None, value).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    judge, equals, value = text.rpartition("=")
+    try:
+        return (judge if equals else None), float(value)
+    except ValueError:
+        raise ValueError(
+            f"expected VALUE, or JUDGE=VALUE such as cross-encoder=0.9 (found {text!r})"
+        ) from None
+
+
+def _read_bounds(option: Any, info: ValidationInfo) -> Any:
+    """Bring what flags, TOML and Python give into one form: a number, or texts "JUDGE=VALUE" (in
+    TOML also a table of them).
+    """
+    if option is None:
+        return None
+    given = (
+        [f"{judge}={value}" for judge, value in option.items()]
+        if isinstance(option, dict)
+        else option
+    )
+    texts = [str(given)] if isinstance(given, (int, float, str)) else [str(one) for one in given]
+    bounds, (low, high) = (
+        [read_bound(text) for text in texts],
+        RANGES.get(info.field_name or "", (-math.inf, math.inf)),
+    )
+    for judge, value in bounds:
+        if not low <= value <= high:
+            raise ValueError(f"expected {low:g} to {high:g} (found {value:g})")
+        if [other for other, _ in bounds].count(judge) > 1:
+            raise ValueError(
+                f"more than one value for {f'judge {judge}' if judge else 'the judge of --judge'}"
+            )
+    return bounds[0][1] if [judge for judge, _ in bounds] == [None] else tuple(texts)
+
+
+RANGES = {"percent_margin": (1e-6, math.inf), "percentile_margin": (0.0, 100.0)}
+Bounds = Annotated[tuple[str, ...] | float | None, BeforeValidator(_read_bounds)]
+OF_JUDGE = "; JUDGE=VALUE for another judge than --judge; repeat for more"
+
+
+class Select(Options):
+    """A recipe: which candidates become the negatives of a set."""
+
+    name: str = option(..., "name of the set", argument=True, pattern=NAME)
+    sources: tuple[str, ...] = option(
+        ...,
+        "SOURCE or SOURCE:K, at most K negatives a query from it; repeat for a mixture",
+        flag="--from",
+        min_length=1,
+    )
+    judge: str = option(
+        "similarity", "judge whose scores the margins, the bounds and the sampler use"
+    )
+    agree: Literal["all", "any"] = option(
+        "all", "with rules of several judges: which must let a candidate pass"
+    )
+    min_rank: int | None = option(None, "leave out better retrieval ranks", ge=1)
+    max_rank: int | None = option(None, "leave out worse retrieval ranks", ge=1)
+    absolute_margin: Bounds = option(
+        None, "keep s_n < s_p - MARGIN, s_p the query's lowest positive" + OF_JUDGE
+    )
+    percent_margin: Bounds = option(
+        None, "keep s_n < s_p - (1 - P) |s_p|; 0.95 is NV-Retriever's" + OF_JUDGE
+    )
+    percentile_margin: Bounds = option(
+        None, "keep s_n below the P-th percentile of all positive scores" + OF_JUDGE
+    )
+    min_score: Bounds = option(None, "keep s_n >= SCORE" + OF_JUDGE)
+    max_score: Bounds = option(None, "keep s_n <= SCORE" + OF_JUDGE)
+    near_positive: float = option(
+        0.98,
+        "drop what is as similar as this to a positive of the query, if judge similarity has run;"
+        " above 1: off",
+        gt=0,
+    )
+    drop_other_positives: bool = option(
+        False, "drop other queries' positives, which are kept and counted else"
+    )
+    promote: tuple[str, ...] = option(
+        (),
+        "JUDGE=SCORE, or JUDGE for its verdict: what reaches it is written apart as a likely"
+        " positive; several must all agree",
+    )
+    sampler: Literal[
+        "top", "random", "hardest", "simans", "quantile", "propensity", "diverse", "eci"
+    ] = option("top", "which survivors fill quotas and -n")
+    simans_a: float = option(
+        50.0, "simans: p ~ exp(-a (s_n - s_p - b)^2); 50 suits cosines, logits want less", ge=0
+    )
+    simans_b: float = option(0.0, "simans: b")
+    quantile: float = option(
+        0.2, "quantile: share of a query's survivors that is hard enough to draw from", gt=0, le=1
+    )
+    bins: int = option(5, "propensity: bins of lexical overlap (judge overlap), and of score", ge=1)
+    weight_cap: float = option(
+        10.0, "propensity: highest ratio of target share to observed share", gt=0
+    )
+    theta: float = option(0.5, "diverse: 0 is diversity alone, near 1 score alone", ge=0, lt=1)
+    negatives: int | None = option(
+        None, "negatives a query, over all sources [default: all]", short="-n", ge=1
+    )
+    seed: int = option(0, "seed of random choices; they depend on it and on the ids alone")
 
 
 class Quota(NamedTuple):
@@ -109,56 +216,6 @@ def parse_promote(texts: Sequence[str]) -> dict[str, float | None]:
     return found
 
 
-def read_recipe(run: Run, options: Select) -> Recipe:
-    """Hold a recipe against what the run has.
-
-    Raises:
-        UserError: something that it needs is not there.
-    """
-    inputs, quotas = run.table_input(), tuple(parse_source(source) for source in options.sources)
-    inputs |= run.need_sources([quota.source for quota in quotas])
-    folders = list(inputs)[1:]
-    bounds, promote = _bounds(options), parse_promote(options.promote)
-    judges = _need_judges(run, options, bounds, promote, folders)
-    copies = run.need_current(DUPLICATES, "judge duplicates") if run.find(DUPLICATES) else None
-    if copies:
-        require_judged(run, "duplicates", folders)
-    near = options.near_positive <= 1 and run.find(SIMILARITY) is not None
-    near = near and not unjudged(run, NEAREST, folders)[0]
-    read = [_folder_of(judge) for judge in judges]
-    read += [DUPLICATES] * (copies is not None) + [SIMILARITY] * near
-    inputs |= {folder: run.need(folder, "run").fingerprint for folder in read}
-    protects = None
-    if copies:
-        least = copies.options
-        protects = {"near_duplicate": least["near"], "contains_positive": least.get("contain")}
-    return Recipe(options, quotas, judges, bounds, promote, protects, near, inputs)
-
-
-def _need_judges(
-    run: Run, options: Select, bounds: Sequence[Bound], promote: Iterable[str], folders: list[str]
-) -> tuple[str, ...]:
-    """Return the judges that are there of those that a recipe asks, that of `--judge` first; all
-    but this one must be.
-    """
-    sampler, main = SAMPLERS[options.sampler].needs, options.judge
-    margins = {bound.judge for bound in bounds if bound.rule in MARGINS}
-    margins |= {main} if "positives" in sampler else set()
-    needed = {bound.judge for bound in bounds} | set(promote) | margins
-    needed |= {main} if sampler else set()
-    others = sorted(needed - {main}) + (["overlap"] if "weight" in sampler else [])
-    for judge in [main, *others]:
-        must = judge in needed or judge != main
-        if _find_judge(run, judge, must) and must:
-            require_judged(run, judge, folders + [run.TABLES] * (judge in margins))
-    return tuple(judge for judge in (main, *others) if run.find(_folder_of(judge)))
-
-
-def _folder_of(judge: str) -> str:
-    """Return the folder with a judge's rows: "similarity.positive" lies with "similarity"."""
-    return f"{Run.JUDGES}/{judge.partition('.')[0]}"
-
-
 def _bounds(options: Select) -> tuple[Bound, ...]:
     found: list[Bound] = []
     for rule in SCORED:
@@ -178,94 +235,3 @@ def _bounds(options: Select) -> tuple[Bound, ...]:
             found.append(Bound(rule, judge or options.judge, value))
     # stable: rules keep their order
     return tuple(sorted(found, key=lambda bound: (bound.judge != options.judge, bound.judge)))
-
-
-def _find_judge(run: Run, judge: str, needed: bool) -> bool:
-    """Return whether a judge's rows are there; if not, and one is needed or asked for, raise."""
-    name, folder = judge.partition(".")[0], _folder_of(judge)
-    if run.find(folder) is None and not needed and judge == Select.model_fields["judge"].default:
-        return False
-    finished = run.names(run.JUDGES)
-    if not (run.path / folder).exists() and finished:
-        raise UserError(
-            f"{run.path / folder} does not exist (found {', '.join(finished)}); run `quarry judge"
-            f" {name}` first"
-        )
-    run.need_current(folder, f"judge {name}")
-    names = run.read(folder, run.query_shards()[0], ["judge"])["judge"]
-    found = sorted(pc.unique(names).to_pylist())
-    if found and judge not in found:
-        raise UserError(
-            f"{run.path / folder} has no scores of judge {judge!r} (found {', '.join(found)}); pass"
-            " one of these to --judge"
-        )
-    return True
-
-
-def require_judged(run: Run, judge: str, folders: Sequence[str]) -> None:
-    """Make sure that a judge has a row for every pair of some stages: "3_candidates/<source>", or
-    "1_tables" for the positives.
-
-    Raises:
-        UserError: pairs lack a judgment; says how many.
-    """
-    missing, changed = unjudged(run, judge, folders)
-    if missing:
-        raise UserError(
-            f"{missing:,} pairs of {', '.join(changed)} have no row by judge {judge}, which saw"
-            f" other inputs; run `quarry judge {judge.partition('.')[0]}` first: it judges only"
-            " these"
-        )
-
-
-def unjudged(run: Run, judge: str, folders: Sequence[str]) -> tuple[int, list[str]]:
-    """Return how many pairs of some stages a judge has no row for, and which of the stages have
-    changed since it saw them.
-
-    Pairs are compared only if the judge worked from another state of a stage than the present one.
-    """
-    seen = run.need(_folder_of(judge), f"judge {judge.partition('.')[0]}").inputs
-    changed = [
-        folder for folder in folders if seen.get(folder) != run.need(folder, "run").fingerprint
-    ]
-    keys = run.query_shards() if changed else []
-    return sum(_count_unjudged(QueryShard(run, key), judge, changed) for key in keys), changed
-
-
-def _count_unjudged(shard: QueryShard, judge: str, folders: Sequence[str]) -> int:
-    positives = shard.codes(*shard.positives)
-    known = [read_judgments(shard, judge).codes]
-    if Run.TABLES not in folders:
-        known.append(positives)  # their id is enough to drop them
-    codes = [
-        positives
-        if folder == Run.TABLES
-        else shard.codes(*shard.places(shard.run.read(folder, shard.key, IDS)))
-        for folder in folders
-    ]
-    return len(np.setdiff1d(np.concatenate(codes), np.concatenate(known)))
-
-
-def percentiles(run: Run, recipe: Recipe) -> dict[str, float]:
-    """Return for each judge with a percentile margin what score that is: of its finite scores of
-    all positives, linear between ranks.
-
-    Raises:
-        UserError: a judge has no such score.
-    """
-    asked = [bound for bound in recipe.bounds if bound.rule == "percentile_margin"]
-    return {bound.judge: _percentile(run, bound) for bound in asked}
-
-
-def _percentile(run: Run, bound: Bound) -> float:
-    scores = [np.empty(0)]
-    for key in run.query_shards():
-        shard = QueryShard(run, key, made=False)
-        scores.append(read_judgments(shard, bound.judge).scores(shard.codes(*shard.positives)))
-    found = np.concatenate(scores)
-    if np.isnan(found).all():
-        raise UserError(
-            f"judge {bound.judge} has no score of any positive; a percentile margin needs them:"
-            " take another judge, or other rules"
-        )
-    return float(np.nanpercentile(found, bound.value))

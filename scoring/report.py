@@ -5,12 +5,9 @@ Nothing is computed here that another stage could have stored: the page shows me
 counts, manifests and a few queries to read.
 """
 
-import hashlib
-import heapq
 import json
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,18 +20,17 @@ from miner.files import Stopwatch, atomic, code_version, write_json
 from miner.options import Options, option
 from miner.stages import Stage, finish
 from miner.store import MANIFEST, PLAN, Manifest, Run
+from scoring.examples import finite, read_examples
 from scoring.findings import Interval, findings, listed, matched_size, value_of
 from scoring.metrics import FOLDER as METRICS
 from scoring.metrics import SETS as SCORED
-from scoring.metrics import SOURCES, Score
-from scoring.options import Select
-from scoring.page import LIMIT, render_page, spaced
-from scoring.score import paired_difference
+from scoring.metrics import SOURCES, Score, paired_difference
+from scoring.page import render_page, spaced
+from scoring.recipe import Select
 from scoring.sets import changed_inputs, current_sets
-from scoring.show import Row, describe_shard
+from scoring.show import Row
 
 FOLDER = Run.REPORT
-SHOWN = 3  # negatives of a set under an example
 INPUT = ("format", "folder", "file", "corpus", "split")  # options of ingest that say what was read
 
 
@@ -93,6 +89,8 @@ def collect(run: Run, options: Report) -> Row:
     sets.sort(
         key=lambda row: (-value_of(row, f"eci_v1@{matched}" if matched else "eci_v1"), row["name"])
     )
+    current = current_sets(run)
+    shown = [row["name"] for row in sets if row["name"] in current]
     stages = [_stage(run, manifest) for manifest in _manifests(run)]
     return {
         "run": _run_facts(run),
@@ -103,9 +101,7 @@ def collect(run: Run, options: Report) -> Row:
         "sets": sets,
         "sources": _sources(run),
         "histograms": {row["name"]: _add_histograms(run, row["name"]) for row in sets},
-        "examples": _examples(
-            run, options, [row["name"] for row in sets if row["name"] in current_sets(run)]
-        ),
+        "examples": read_examples(run, options.examples, options.seed, shown),
         "stages": stages,
     }
 
@@ -222,12 +218,8 @@ def _measures(file: Path) -> dict[str, Row]:
         file, columns=["measure", "value", "low", "high", "k", "n"], partitioning=None
     ).to_pylist()
     return {
-        row.pop("measure"): {name: _finite(value) for name, value in row.items()} for row in rows
+        row.pop("measure"): {name: finite(value) for name, value in row.items()} for row in rows
     }
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def recipe(options: Mapping[str, Any]) -> str:
@@ -291,95 +283,3 @@ def _add_histograms(run: Run, name: str) -> dict[str, Row]:
             "count": [counts[edge] for edge in edges],
         }
     return found
-
-
-# ---- examples
-
-
-def _examples(run: Run, options: Report, sets: list[str]) -> list[Row]:
-    """Return some queries with their positives and the best-ranked negatives of each set."""
-    chosen = heapq.nsmallest(options.examples, _hashed_queries(run, options.seed))
-    shards: dict[str, list[str]] = defaultdict(list)
-    for _, query_id, key in chosen:
-        shards[key].append(query_id)
-    described = {
-        row["query_id"]: row
-        for key, query_ids in sorted(shards.items())
-        for row in describe_shard(run, key, query_ids, sets)
-    }
-    return [_example(described[query_id]) for _, query_id, _ in chosen]
-
-
-def _hashed_queries(run: Run, seed: int) -> Iterator[tuple[bytes, str, str]]:
-    """Yield (hash, query_id, shard) of every query that has a positive; the hash knows nothing
-    of shards.
-    """
-    for key in run.query_shards():
-        for query_id in sorted(set(run.read(run.POSITIVES, key)["query_id"].to_pylist())):
-            yield (
-                hashlib.blake2b(f"{seed} {query_id}".encode(), digest_size=8).digest(),
-                query_id,
-                key,
-            )
-
-
-def _example(row: Row) -> Row:
-    positives = [
-        _cut(positive) | {"relevance": positive["relevance"], "s_p": _similarity(positive)}
-        for positive in row["positives"]
-    ]
-    lowest = min(
-        (positive["s_p"] for positive in positives if positive["s_p"] is not None), default=None
-    )
-    sets = {
-        name: {
-            "count": len(found["negatives"]),
-            "rejected": dict(
-                sorted(Counter(rejected["reason"] for rejected in found["rejected"]).items())
-            ),
-            "negatives": [_negative(negative, lowest) for negative in found["negatives"][:SHOWN]],
-        }
-        for name, found in row["sets"].items()
-    }
-    return {
-        "query_id": row["query_id"],
-        "text": row["text"],
-        "s_p": lowest,
-        "positives": positives,
-        "sets": sets,
-    }
-
-
-def _negative(row: Row, lowest: float | None) -> Row:
-    """Describe a negative; its margin is taken from the lowest positive of its own query."""
-    similarity = _similarity(row)
-    margin = None if similarity is None or lowest is None else lowest - similarity
-    unsafe = margin is not None and margin <= 0
-    sources = [
-        {name: _finite(value) for name, value in found.items()} for found in row["sources"] or []
-    ]
-    return _cut(row) | {
-        "rank": row["rank"],
-        "sources": sources,
-        "s_n": similarity,
-        "margin": margin,
-        "unsafe": unsafe,
-    }
-
-
-def _similarity(row: Row) -> float | None:
-    score: float | None = _finite(row["judgments"].get("similarity", {}).get("score"))
-    return score
-
-
-def _cut(row: Row) -> Row:
-    text = row["text"]
-    return {
-        "doc_id": row["doc_id"],
-        "title": row["title"],
-        "text": None if text is None else text[:LIMIT],
-        "characters": len(text or ""),
-    }
-
-
-# ---- the page

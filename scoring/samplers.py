@@ -26,13 +26,28 @@ def top(pool: Pool) -> np.ndarray:
 
 
 def random(pool: Pool) -> np.ndarray:
-    """Order by draw: uniform without replacement."""
+    """Order by draw: uniform without replacement.
+
+    >>> pool = Pool(
+    ...     query=np.zeros(3, int), turn=np.array([2, 0, 1]), draw=np.array([0.3, 0.6, 0.2]),
+    ...     score=np.array([0.9, 0.5, 0.7]),
+    ... )
+    >>> random(pool).tolist()
+    [2, 3, 1]
+    """
     return place_by(pool, pool.draw)
 
 
 def hardest(pool: Pool) -> np.ndarray:
     """Order by score: the highest first, whatever source found it. Ours; what
     `mine_hard_negatives` does with the scores of a reranker.
+
+    >>> pool = Pool(
+    ...     query=np.zeros(3, int), turn=np.array([2, 0, 1]), draw=np.array([0.3, 0.6, 0.2]),
+    ...     score=np.array([0.9, 0.5, 0.7]),
+    ... )
+    >>> hardest(pool).tolist()
+    [1, 3, 2]
     """
     return place_by(pool, -required(pool.score, "score"))
 
@@ -50,6 +65,14 @@ def simans(pool: Pool, a: float, b: float) -> np.ndarray:
         a: from 0, in 1 / score^2: 0 is uniform; 1 / (2 a) is the square of the distance at which a
             chance falls to exp(-1/2).
         b: in units of the score.
+
+    >>> pool = Pool(
+    ...     query=np.zeros(3, int), turn=np.array([2, 0, 1]), draw=np.array([0.3, 0.6, 0.2]),
+    ...     score=np.array([0.9, 0.5, 0.7]),
+    ...     positive_query=np.zeros(1, int), positive_score=np.array([0.8]),
+    ... )
+    >>> simans(pool, a=500, b=0).tolist()
+    [1, 3, 2]
     """
     positive, first, end = pool.positives()
     lowest = np.minimum.reduceat(
@@ -71,6 +94,13 @@ def quantile(pool: Pool, alpha: float) -> np.ndarray:
         pool: with score.
         alpha: share kept, in (0, 1]: at least one survivor, and more than the share where scores
             tie at the quantile.
+
+    >>> pool = Pool(
+    ...     query=np.zeros(3, int), turn=np.array([2, 0, 1]), draw=np.array([0.3, 0.6, 0.2]),
+    ...     score=np.array([0.9, 0.5, 0.7]),
+    ... )
+    >>> quantile(pool, 0.5).tolist()
+    [2, 0, 1]
     """
     score, bounds = required(pool.score, "score"), pool.bounds()
     # 0.07 * 100 is a little over 7
@@ -83,6 +113,14 @@ def quantile(pool: Pool, alpha: float) -> np.ndarray:
 def propensity(pool: Pool) -> np.ndarray:
     """Draw without replacement with chances in proportion to `pool.weight`; what weighs nothing
     comes last. Ours: see `Cells`.
+
+    >>> pool = Pool(
+    ...     query=np.zeros(3, int), turn=np.array([2, 0, 1]), draw=np.array([0.3, 0.6, 0.2]),
+    ...     score=np.array([0.9, 0.5, 0.7]),
+    ...     weight=np.array([1.0, 0.0, 2.0]),
+    ... )
+    >>> propensity(pool).tolist()
+    [2, 3, 1]
     """
     with np.errstate(divide="ignore"):
         return weighted_race(pool, np.log(required(pool.weight, "weight")))
@@ -103,6 +141,14 @@ def diverse(pool: Pool, theta: float, most: int | None = None) -> np.ndarray:
         theta: in [0, 1): 0 is diversity alone; near 1, score alone.
         most: choices a query, after which the others follow by turn: for a caller who takes no
             more. Each costs c (d + most) operations of a query with c survivors.
+
+    >>> pool = Pool(
+    ...     query=np.zeros(3, int), turn=np.array([2, 0, 1]), draw=np.array([0.3, 0.6, 0.2]),
+    ...     score=np.array([0.9, 0.5, 0.7]),
+    ...     vectors=lambda places: np.array([[0, 1], [1, 0], [0, 1]])[places],
+    ... )
+    >>> diverse(pool, 0.5).tolist()
+    [1, 2, 3]
     """
     bonus = required(pool.score, "score") * (theta / (1 - theta))
     if pool.vectors is None:
@@ -196,6 +242,14 @@ def eci(pool: Pool) -> np.ndarray:
 
     Args:
         pool: with score and positives.
+
+    >>> pool = Pool(
+    ...     query=np.zeros(3, int), turn=np.array([2, 0, 1]), draw=np.array([0.3, 0.6, 0.2]),
+    ...     score=np.array([0.9, 0.5, 0.7]),
+    ...     positive_query=np.zeros(1, int), positive_score=np.array([0.8]),
+    ... )
+    >>> eci(pool).tolist()
+    [0, 1, 2]
     """
     score, (positive, first, end) = required(pool.score, "score"), pool.positives()
     by_turn = np.lexsort((pool.turn, pool.query))

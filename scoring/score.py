@@ -32,13 +32,12 @@ from scoring.metrics import (
     evaluate,
     matched_sizes,
     metric_rows,
-    percentile_interval,
     query_sums,
     read_sums,
     set_measures,
 )
 from scoring.probe import probe_set, rows_of
-from scoring.recipe import require_judged
+from scoring.requirements import require_judged
 from scoring.retrieval import score_source
 from scoring.sets import need_set
 
@@ -100,44 +99,6 @@ def metrics(run: Run) -> pa.Table:
     ]
     return pa.concat_tables(
         [METRICS.schema.empty_table(), *(run.read(FOLDER, file) for file in files)]
-    )
-
-
-def paired_difference(
-    run: Run, set_a: str, set_b: str, measure: str, options: Score
-) -> tuple[float, float | None, float | None]:
-    """Return by how much a measure of set_a exceeds that of set_b, with the interval of the
-    difference.
-
-    Both sets are resampled with the same queries, so what makes a query easy for both cancels out.
-
-    Args:
-        run: a run in which both sets are scored.
-        set_a, set_b: names of sets.
-        measure: a measure of both, such as "eci_v1" or "eci_v1@10".
-        options: resamples, confidence and seed.
-
-    Returns:
-        value, low, high; low and high are None without resamples.
-
-    Raises:
-        UserError: a set is not scored, or does not have the measure.
-    """
-    values, resamples = [], []
-    for name in (set_a, set_b):
-        manifest = run.need(f"{SETS}/{name}", f"score {name}")
-        sums = read_sums(run, manifest.stage)
-        value, spread = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
-        key = next((key for key in value if key[0] == measure), None)
-        if key is None:
-            raise UserError(
-                f"set {name} has no measure {measure!r}; take one of"
-                f" {', '.join(sorted(name for name, _ in value))}"
-            )
-        values.append(value[key][0])
-        resamples.append(spread[key])
-    return float(values[0] - values[1]), *percentile_interval(
-        resamples[0] - resamples[1], options.confidence
     )
 
 

@@ -14,7 +14,7 @@ from miner.errors import UserError
 from miner.ingest.formats import IngestBeir
 from miner.search.bm25 import MineBm25
 from miner.search.tokens import IndexBm25
-from scoring.options import Select
+from scoring.recipe import Select
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 """What holds for every part of the house."""
 
 import ast
+import doctest
+import importlib.util
 import inspect
+import re
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +21,7 @@ from miner.sources import SOURCES
 from miner.store import Run
 from miner.tables import CANDIDATES, FLOW, JUDGMENTS, conform, full_text
 from scoring.judges import JUDGES
+from scoring.reasons import REASONS
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("miner", "scoring", "cli")
@@ -167,3 +172,119 @@ def _processor_seconds(command):
     subprocess.run([sys.executable, *command], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.fixture(scope="module")
+def house():
+    """What bench/house.py measures."""
+    spec = importlib.util.spec_from_file_location("house", ROOT / "bench/house.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.measure(ROOT)
+
+
+def test_the_house_stays_small(house):
+    beyond = house["beyond"]
+    assert beyond["circles"] == beyond["circles, imports inside functions counted"] == []
+    assert beyond["defined twice"] == {}, "one name, two things: rename the younger"
+    assert beyond["files over 350 lines"] == beyond["functions over 40 lines"] == {}
+    assert beyond["lines over 100 columns"] == {}
+    assert house["floors of imports"] <= 7
+
+
+def compiled(tree):
+    """The functions of a module that numba compiles."""
+    return {
+        node.name: node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and any("njit" in ast.unparse(decorator) for decorator in node.decorator_list)
+    }
+
+
+def test_kernels_that_call_each_other_stand_in_one_file():
+    """Numba's cache does not see a change in another file: stale kernels would run, silently."""
+    trees = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts): ast.parse(file.read_text())
+        for file in FILES
+    }
+    kernels = {module: compiled(tree) for module, tree in trees.items()}
+    assert sum(map(len, kernels.values())) > 15
+    for module, tree in trees.items():
+        foreign = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+            if alias.name in kernels.get(node.module, ())
+        }
+        for name, node in kernels[module].items():
+            used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            assert not used & foreign, f"{module}.{name} calls {used & foreign} of another file"
+
+
+EXAMPLES = [
+    "miner.search.bm25_variants",
+    "miner.search.topk",
+    "miner.llm.verify",
+    "miner.seeds",
+    "miner.words.edits",
+    "miner.words.targets",
+    "scoring.cells",
+    "scoring.cement",
+    "scoring.eci",
+    "scoring.judge.shingles",
+    "scoring.metrics",
+    "scoring.samplers",
+]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_run(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted and not found.failed
+
+
+def test_every_file_with_an_example_is_tested_and_every_formula_of_eci_has_one():
+    having = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in FILES
+        if ">>> " in file.read_text()
+    }
+    assert having == set(EXAMPLES)
+    for name in ("scoring.eci", "scoring.samplers"):
+        for node in ast.parse((ROOT / (name.replace(".", "/") + ".py")).read_text()).body:
+            formula = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+            if formula and node.name != "top":  # the order that the pool has
+                assert ">>> " in ast.get_docstring(node), node.name
+
+
+def test_all_packages_and_their_data_go_into_the_wheel():
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(file.relative_to(ROOT).parent.parts) for file in FILES}
+    assert found | {"quarry_data"} == set(told["packages"])
+    others = {
+        file
+        for room in ROOMS
+        for file in (ROOT / room).rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc", ".nbi", ".nbc")
+    }
+    packed = {
+        file
+        for package, patterns in told["package-data"].items()
+        for pattern in patterns
+        for file in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    assert others and others <= packed
+
+
+def test_every_reason_is_told_once_and_every_rule_has_one(tmp_path):
+    """What a set may say of a candidate is what report and docs explain."""
+    texts = {file: file.read_text() for file in (ROOT / "scoring").rglob("*.py")}
+    named = set(re.findall(r'Rule\(\s*f?"(\w+)', "".join(texts.values())))
+    assert named and {name.split(":")[0] for name in named} <= set(REASONS)
+    assert {"near_duplicate", "co_cited", "quantile", "eci", "quota"} <= set(REASONS)
+    for reason in REASONS.values():
+        assert [file.name for file, text in texts.items() if f'"{reason}"' in text] == [
+            "reasons.py"
+        ]

@@ -8,7 +8,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.search.random_documents import MineRandom, mine_random
 from scoring.judge.cross_encoder import JudgeCrossEncoder, judge_cross_encoder
-from scoring.options import Select
+from scoring.recipe import Select
 from scoring.select import select
 
 POSITIVES = {(query_id, doc_id) for query_id, gold in GOLD.items() for doc_id in gold}

@@ -19,7 +19,7 @@ from miner.tables import MADE, full_text
 from scoring.export import export
 from scoring.export_rows import Export, Format
 from scoring.open_clip import next_of_another_image
-from scoring.options import Select
+from scoring.recipe import Select
 from scoring.select import select
 
 TEXTS = {doc_id: full_text(*parts) for doc_id, parts in DOCUMENT_TEXTS.items()}

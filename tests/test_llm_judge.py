@@ -11,7 +11,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.llm.prompts import fill_in, load_judge_prompt, shorten
 from scoring.judge.llm import JudgeLlm, judge_llm
-from scoring.options import Select
+from scoring.recipe import Select
 from scoring.select import select
 
 pytestmark = pytest.mark.usefixtures("short_waits")

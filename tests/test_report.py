@@ -11,8 +11,8 @@ from miner.store import Run
 from scoring.figures import figures
 from scoring.findings import findings, matched_size
 from scoring.metrics import Score
-from scoring.options import Select
 from scoring.page import render_page
+from scoring.recipe import Select
 from scoring.report import Report, collect, recipe, report
 from scoring.score import score
 from scoring.select import select

@@ -17,7 +17,7 @@ from miner.store import Run
 from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 from scoring.judge.similarity import JudgeSimilarity, judge_similarity
 from scoring.metrics import Score
-from scoring.options import Select
+from scoring.recipe import Select
 from scoring.score import score
 from scoring.select import select
 

@@ -9,11 +9,12 @@ from toy import COSINES, FOUND, GOLD, HOW, Toy, toy_run, write_source
 
 from miner.engine import How
 from miner.errors import UserError
+from miner.seeds import generator
 from miner.tables import METRICS
 from scoring.eci import eci_v1
-from scoring.metrics import Score, bootstrap, query_sums
-from scoring.options import Select
-from scoring.score import _answers_queries, metrics, paired_difference, score
+from scoring.metrics import Score, bootstrap, paired_difference, query_sums
+from scoring.recipe import Select
+from scoring.score import _answers_queries, metrics, score
 from scoring.select import select
 
 PLAIN = Score(resamples=0)
@@ -188,7 +189,7 @@ def test_intervals_are_percentiles_over_resampled_queries(tmp_path):
         for query_id in sorted(GOLD)
     ]
     per_query = np.array([[sum(found), len(found)] for found in chosen])
-    drawn = np.random.default_rng(3).integers(0, 5, (400, 5))
+    drawn = generator(3).integers(0, 5, (400, 5))
     signal, weight = per_query[drawn].sum(axis=1).T
     resampled = signal[weight > 0] / weight[weight > 0]
     assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(resampled, [0.1, 0.9])))
@@ -196,14 +197,14 @@ def test_intervals_are_percentiles_over_resampled_queries(tmp_path):
 
 
 def test_bootstrap_sums_are_those_of_drawn_rows():
-    matrix = np.random.default_rng(1).normal(size=(7, 3))
-    drawn = np.random.default_rng(5).integers(0, 7, (20, 7))
+    matrix = generator(1).normal(size=(7, 3))
+    drawn = generator(5).integers(0, 7, (20, 7))
     np.testing.assert_allclose(bootstrap(matrix, 20, 5), matrix[drawn].sum(axis=1))
     assert bootstrap(matrix, 0, 5).shape == (0, 3)
 
 
 def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
-    random, hits = np.random.default_rng(0), 0
+    random, hits = generator(0), 0
     for seed in range(200):
         sample = random.normal(size=(60, 1))
         low, high = np.quantile(bootstrap(sample, 200, seed) / 60, [0.05, 0.95])

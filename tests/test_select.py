@@ -26,8 +26,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_json, write_table
 from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
-from scoring.options import Select
-from scoring.recipe import parse_source
+from scoring.recipe import Select, parse_source
 from scoring.select import preview, select
 
 

@@ -22,7 +22,7 @@ from miner.words.vocabulary import MineSubstitute
 from scoring.export import export
 from scoring.export_rows import Export
 from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
-from scoring.options import Select
+from scoring.recipe import Select
 from scoring.select import select
 from scoring.show import describe
 

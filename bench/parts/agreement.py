@@ -157,7 +157,7 @@ def quarry(folder: str, name: str, split: str, most_positives: int) -> dict[str,
     from miner.search.vectors import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
-    from scoring.options import Select
+    from scoring.recipe import Select
     from scoring.select import select
 
     run, how, kept = (

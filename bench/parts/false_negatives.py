@@ -149,7 +149,7 @@ def choose(folder: str, recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Select each recipe; return the sets: name -> query -> (document, cosine) in order."""
     from miner.engine import How
     from miner.store import Run
-    from scoring.options import Select
+    from scoring.recipe import Select
     from scoring.select import select
 
     run, made = Run(Path(folder) / "run"), {}

@@ -98,7 +98,7 @@ def quarry(folder: str, dtype: str, max_length: int | None) -> dict[str, Any]:
     from miner.search.vectors import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
-    from scoring.options import Select
+    from scoring.recipe import Select
     from scoring.select import select
 
     run, how, stages = (

@@ -110,7 +110,7 @@ def quarry(folder: str, workers: int) -> dict[str, Any]:
     """Select with a margin and a quota."""
     from miner.engine import How
     from miner.store import Run
-    from scoring.options import Select
+    from scoring.recipe import Select
     from scoring.select import select
 
     run = Run(Path(folder) / "run")

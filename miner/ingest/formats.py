@@ -1,4 +1,4 @@
-"""BEIR folders, pairs and captions -> rows to stage.
+"""BEIR folders -> rows to stage.
 
 Each format is a function of its options that gives a `Reading`. An id says what a thing is: a
 second text under the same id is refused as duplicate_id, and what refers to the id means the first.
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from miner.errors import UserError
-from miner.ingest.ingest import Ingest
 from miner.ingest.inputs import Bad, Input, Records, find_input, lines
 from miner.ingest.readers import records
 from miner.ingest.rows import (
     Build,
+    Ingest,
     Item,
     Reading,
     Reject,

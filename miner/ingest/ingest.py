@@ -19,32 +19,14 @@ import pyarrow.parquet as pq
 from miner.engine import Advance, How
 from miner.errors import UserError
 from miner.files import Stopwatch, atomic, write_table
-from miner.ingest.rows import LONGEST_RAW, Reading
+from miner.ingest.rows import LONGEST_RAW, Ingest, Reading
 from miner.ingest.staging import Staging, open_staging
 from miner.ingest.trec_runs import find_runs, ingest_run
-from miner.options import Options, option
 from miner.stages import Stage, begin, finish
 from miner.store import PLAN, Manifest, Run, shard_keys
 from miner.tables import DOCUMENTS, IMAGES, LABELS, POSITIVES, QUERIES, Table, conform
 
 FOLDER, STAGING = Run.TABLES, "_staging"
-
-
-class Ingest(Options):
-    """What every ingest takes. The class of a format says how its input is read."""
-
-    min_relevance: int = option(1, "qrels with a lower grade are no positives")
-    limit: int | None = option(None, "keep only the first N queries, in order of query_id", ge=1)
-    shard_queries: int = option(2048, "queries in a query shard", ge=1)
-    shard_documents: int = option(16384, "documents in a document shard", ge=1)
-
-    def read(self, run: Run) -> Reading:
-        """Return the rows of the input, and fingerprints of its files.
-
-        Raises:
-            UserError: a file is missing.
-        """
-        raise NotImplementedError
 
 
 def ingest(run: Run, options: Ingest, how: How) -> list[Manifest]:

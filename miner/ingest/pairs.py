@@ -5,10 +5,10 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from miner.ingest.ingest import Ingest
 from miner.ingest.inputs import Input, find_input
 from miner.ingest.readers import records
 from miner.ingest.rows import (
+    Ingest,
     Item,
     Reading,
     Reject,

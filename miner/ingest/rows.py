@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from miner.ingest.inputs import Bad, Input, Records
+from miner.options import Options, option
+from miner.store import Run
 
 # bytes; ids are kept as fixed-width bytes, so a single long one would be paid for by all
 LONGEST_ID = 512
@@ -41,6 +43,23 @@ class Reading(NamedTuple):
 
     inputs: Mapping[str, str]
     rows: Iterator[Row]
+
+
+class Ingest(Options):
+    """What every ingest takes. The class of a format says how its input is read."""
+
+    min_relevance: int = option(1, "qrels with a lower grade are no positives")
+    limit: int | None = option(None, "keep only the first N queries, in order of query_id", ge=1)
+    shard_queries: int = option(2048, "queries in a query shard", ge=1)
+    shard_documents: int = option(16384, "documents in a document shard", ge=1)
+
+    def read(self, run: Run) -> Reading:
+        """Return the rows of the input, and fingerprints of its files.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        raise NotImplementedError
 
 
 class Reject(Exception):

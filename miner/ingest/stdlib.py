@@ -18,8 +18,7 @@ from pathlib import Path
 from platform import python_version
 from typing import NamedTuple, TypeAlias
 
-from miner.ingest.ingest import Ingest
-from miner.ingest.rows import Reading, Row
+from miner.ingest.rows import Ingest, Reading, Row
 from miner.options import option
 from miner.seeds import uniform
 from miner.store import Run

@@ -1,4 +1,4 @@
-"""TREC corpus, topics and qrels -> rows to stage; TREC run files -> candidates, one source each.
+"""TREC corpus, topics and qrels -> rows to stage.
 
 What kind a file is, is read off its first line: `{` is jsonl, `<` is markup, anything else is
 tab-separated.
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from miner.ingest.formats import read_qrels
-from miner.ingest.ingest import Ingest
 from miner.ingest.inputs import Bad, Input, Records, find_input, lines
 from miner.ingest.readers import blocks, json_lines, tsv_cells
 from miner.ingest.rows import (
+    Ingest,
     Item,
     Reading,
     build_rows,

@@ -1,5 +1,9 @@
 """What asks a language model for a stage: answers on disk first, then the model, within a
 budget.
+
+Every finished answer lies in `llm_answers.sqlite` of the run folder under the hash of all that
+decides it: model, messages, schema, sampling, seed, prompt version. A killed run, a stage made
+again, or another set of checks asks for nothing twice.
 """
 
 import sqlite3

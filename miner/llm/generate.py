@@ -18,7 +18,7 @@ from miner.engine import How
 from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Client
 from miner.llm.prompts import Prompt, fill_in, load_prompt, prompt_path, shorten
-from miner.llm.requests import Answer, Llm, Request
+from miner.llm.requests import Answer, Generator, Request
 from miner.llm.verify import Guard, fault, read_text
 from miner.made import Negative, made_shard
 from miner.models.hub import Reranker
@@ -43,21 +43,6 @@ FAILURES = pa.schema(
 )
 SHOWN = 2000  # characters of a failed text that are kept
 Check = Callable[[str], tuple[str | None, dict[str, Any]]]
-
-
-class Generator(Llm):
-    """How texts are generated and verified."""
-
-    temperature: float = option(0.8, "of sampling; 0 takes the likeliest token", ge=0)
-    top_p: float = option(0.95, "of sampling", gt=0, le=1)
-    max_tokens: int = option(256, "tokens of an answer", ge=1)
-    retries: int = option(2, "times that a text is asked for again when it fails a check", ge=0)
-    checker: str | None = option(
-        None,
-        "cross-encoder; a text that it scores as high as the query's lowest positive answers the"
-        " query and is left out",
-    )
-    seed: int = option(0, "seed of choices and of the model; each depends on it and on ids alone")
 
 
 class MineGenerate(Generator):

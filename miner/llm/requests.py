@@ -1,9 +1,5 @@
-"""Requests to a large language model, and the client that all of them go through: answers on disk
-first, then the model, within a budget.
-
-Every finished answer lies in `llm_answers.sqlite` of the run folder under the hash of all that
-decides it: model, messages, schema, sampling, seed, prompt version. A killed run, a stage made
-again, or another set of checks asks for nothing twice.
+"""What is asked of a language model, what it answers, and how much may be asked: no model is known
+here.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,6 +51,21 @@ class Llm(Asking):
         "hub id or local path of a model for vLLM; with --server, its name there [default there:"
         " the first it serves]",
     )
+
+
+class Generator(Llm):
+    """How texts are generated and verified."""
+
+    temperature: float = option(0.8, "of sampling; 0 takes the likeliest token", ge=0)
+    top_p: float = option(0.95, "of sampling", gt=0, le=1)
+    max_tokens: int = option(256, "tokens of an answer", ge=1)
+    retries: int = option(2, "times that a text is asked for again when it fails a check", ge=0)
+    checker: str | None = option(
+        None,
+        "cross-encoder; a text that it scores as high as the query's lowest positive answers the"
+        " query and is left out",
+    )
+    seed: int = option(0, "seed of choices and of the model; each depends on it and on ids alone")
 
 
 @dataclass(frozen=True)

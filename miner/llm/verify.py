@@ -101,6 +101,9 @@ def fault(text: str, guard: Guard, prompt: Prompt) -> str | None:
 def same(text: str, other: str, near: float) -> bool:
     """Return whether two texts have the same words, or at least `near` (below 1) of their
     character trigrams in common (Jaccard).
+
+    >>> same("A red car.", "a  RED car", near=1), same("a red car", "a blue car", near=0.9)
+    (True, False)
     """
     one, two = normal(text), normal(other)
     if one == two:

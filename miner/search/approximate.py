@@ -23,6 +23,7 @@ from miner.errors import UserError, log
 from miner.search.faiss_scan import first_line
 from miner.search.rounding import Block
 from miner.search.topk import Top
+from miner.seeds import generator
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run, shard_keys
 
@@ -205,7 +206,7 @@ def _training_size(index: Any) -> int:
 def _training_sample(blocks: Sequence[np.ndarray], size: int, group: int) -> np.ndarray:
     """Return `size` vectors (all of them if there are fewer) drawn from blocks, in order."""
     ends = np.cumsum([len(block) for block in blocks])
-    random = np.random.default_rng([SEED, group])
+    random = generator(SEED, str(group))
     rows = np.sort(random.choice(ends[-1], min(size, ends[-1]), replace=False))
     parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
     starts = [0, *ends[:-1]]

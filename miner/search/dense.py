@@ -4,7 +4,6 @@ Every engine of `miner.search.flat` reads the same arrays, shard by shard, and g
 candidates; `miner.search.approximate` finds most of them.
 """
 
-import hashlib
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from miner.query_shard import QueryShard
 from miner.search import approximate, torch_scan
 from miner.search.flat import Engine, choose_engine, search
 from miner.search.vectors import Vectors
+from miner.seeds import hash_of
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 
@@ -252,9 +252,7 @@ def _sample_queries(run: Run, options: MineDense) -> Iterator[tuple[np.ndarray, 
         for key in run.query_shards()
         for query_id in run.read(run.QUERIES, key)["query_id"].to_pylist()
     )
-    drawn = heapq.nsmallest(
-        RECALL_QUERIES, ids, key=lambda item: hashlib.blake2b(f"{SEED} {item[0]}".encode()).digest()
-    )
+    drawn = heapq.nsmallest(RECALL_QUERIES, ids, key=lambda item: hash_of(SEED, item[0]))
     for key in sorted({key for _, key in drawn}):
         shard = QueryShard(run, key, made=False)
         searchers, owners = _searchers(options, shard)

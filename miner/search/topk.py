@@ -151,11 +151,6 @@ def _require(sound: bool) -> None:
         )
 
 
-# A heap is a line of keys with the worst document first, EMPTY where there is none yet. Numba does
-# not see in the cached kernels of other files (miner/postings.py) that one of these three has
-# changed: touch those files too.
-
-
 def best(rows: np.ndarray, scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the `depth` best of each line, by score downwards, then by row.
 
@@ -165,6 +160,10 @@ def best(rows: np.ndarray, scores: np.ndarray, depth: int) -> tuple[np.ndarray, 
 
     Returns:
         rows and scores, both (n, min(depth, m)).
+
+    >>> rows, scores = best(np.array([[4, 2, 9]]), np.array([[0.5, 0.5, 0.9]]), 2)
+    >>> rows.tolist()
+    [[9, 2]]
     """
     order = np.lexsort((rows, -scores), axis=1)[:, :depth]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)

@@ -31,7 +31,11 @@ class Edit(NamedTuple):
 
 
 def article_for(word: str) -> str:
-    """Return a or an, as the word begins in speech."""
+    """Return a or an, as the word begins in speech.
+
+    >>> [article_for(word) for word in ("hour", "dog", "unicorn", "X-ray")]
+    ['an', 'a', 'a', 'an']
+    """
     if SPELLED.match(word):
         return "an"
     if word[:1].lower() in set("aeiou"):
@@ -42,6 +46,9 @@ def article_for(word: str) -> str:
 def carry_case(word: str, old: str) -> str:
     """Return a word in the case of the one whose place it takes: Capital, ALL CAPITALS, else its
     own.
+
+    >>> carry_case("cat", "Dog"), carry_case("cat", "DOG"), carry_case("Paris", "dog")
+    ('Cat', 'CAT', 'Paris')
     """
     if len(old) > 1 and old.isupper() and any(letter.isalpha() for letter in old):
         return word.upper()

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from miner.seeds import generator
+
 DEEP = 3  # of texts that wait with one word, how many are asked
 FREE = 10**9
 
@@ -82,7 +84,7 @@ def exchange(
     """
     columns = {name: getattr(targets, name).tolist() for name in Targets._fields}
     matcher = _Matcher(columns, [set(near) for near in neighbours], neighbours, forbids)
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(forbids)).tolist()
+    order = generator(seed).permutation(len(forbids)).tolist()
     for number in ROUNDS:
         matcher.run(number, order)
     return np.array(matcher.partner, np.int64)

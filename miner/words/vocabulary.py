@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from miner.llm.generate import Generator
+from miner.llm.requests import Generator
 from miner.models.encoder import load_encoder
 from miner.models.hub import Encoder
 from miner.options import NAME, option

@@ -21,19 +21,9 @@ from miner.store import Manifest, Run
 from scoring.judge.judging import Asked, Judge, Judged, Judging, judgments
 from scoring.judge.links import linked, open_links, read_facts, write_links
 from scoring.judge.shingles import Digests, digest, likeness, normalise, shingles, text_hash
+from scoring.reasons import COPIES
 
-# Why a candidate is dropped, in order of precedence.
-REASONS = {
-    "positive": "a positive of the query, by id",
-    "same_text": "the text of a positive under another id",
-    "near_duplicate": "a near-copy of a positive",
-    "contains_positive": "a text that contains a positive",
-    "equals_query": "the query's own text",
-    "linked": "linked to a positive, or from one",
-    "co_cited": "cited by a document that also cites a positive",
-    "same_label": "of a positive's class",
-}
-CODES = {reason: code for code, reason in enumerate([None, *REASONS])}  # None: keep
+CODES = {reason: code for code, reason in enumerate([None, *COPIES])}  # None: keep
 CHUNK = 4096  # pairs that are compared at a time
 
 

@@ -103,6 +103,13 @@ def likeness(document: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
 
     Args:
         document, positive: sorted, without repeats.
+
+    >>> document, positive = (
+    ...     np.unique(shingles(normalise(text), 5))
+    ...     for text in ("Glass is a solid, not a liquid.", "glass is a solid")
+    ... )
+    >>> likeness(document, positive)
+    (0.48, 1.0)
     """
     common = len(np.intersect1d(document, positive, assume_unique=True))
     union = len(document) + len(positive) - common

@@ -1,0 +1,101 @@
+"""Some queries to read, with their positives and the best negatives of each set."""
+
+import heapq
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from miner.seeds import hash_of
+from miner.store import Run
+from scoring.show import Row, describe_shard
+
+LIMIT = 5000  # characters of a text that the page holds
+SHOWN = 3  # negatives of a set under an example
+
+
+def finite(value: Any) -> Any:
+    """Return None for what JSON has no number for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_examples(run: Run, count: int, seed: int, sets: list[str]) -> list[Row]:
+    """Return some queries with their positives and the best-ranked negatives of each set."""
+    chosen = heapq.nsmallest(count, _hashed_queries(run, seed))
+    shards: dict[str, list[str]] = defaultdict(list)
+    for _, query_id, key in chosen:
+        shards[key].append(query_id)
+    described = {
+        row["query_id"]: row
+        for key, query_ids in sorted(shards.items())
+        for row in describe_shard(run, key, query_ids, sets)
+    }
+    return [_example(described[query_id]) for _, query_id, _ in chosen]
+
+
+def _hashed_queries(run: Run, seed: int) -> Iterator[tuple[int, str, str]]:
+    """Yield (hash, query_id, shard) of every query that has a positive; the hash knows nothing
+    of shards.
+    """
+    for key in run.query_shards():
+        for query_id in sorted(set(run.read(run.POSITIVES, key)["query_id"].to_pylist())):
+            yield hash_of(seed, query_id), query_id, key
+
+
+def _example(row: Row) -> Row:
+    positives = [
+        _cut(positive) | {"relevance": positive["relevance"], "s_p": _similarity(positive)}
+        for positive in row["positives"]
+    ]
+    lowest = min(
+        (positive["s_p"] for positive in positives if positive["s_p"] is not None), default=None
+    )
+    sets = {
+        name: {
+            "count": len(found["negatives"]),
+            "rejected": dict(
+                sorted(Counter(rejected["reason"] for rejected in found["rejected"]).items())
+            ),
+            "negatives": [_negative(negative, lowest) for negative in found["negatives"][:SHOWN]],
+        }
+        for name, found in row["sets"].items()
+    }
+    return {
+        "query_id": row["query_id"],
+        "text": row["text"],
+        "s_p": lowest,
+        "positives": positives,
+        "sets": sets,
+    }
+
+
+def _negative(row: Row, lowest: float | None) -> Row:
+    """Describe a negative; its margin is taken from the lowest positive of its own query."""
+    similarity = _similarity(row)
+    margin = None if similarity is None or lowest is None else lowest - similarity
+    unsafe = margin is not None and margin <= 0
+    sources = [
+        {name: finite(value) for name, value in found.items()} for found in row["sources"] or []
+    ]
+    return _cut(row) | {
+        "rank": row["rank"],
+        "sources": sources,
+        "s_n": similarity,
+        "margin": margin,
+        "unsafe": unsafe,
+    }
+
+
+def _similarity(row: Row) -> float | None:
+    score: float | None = finite(row["judgments"].get("similarity", {}).get("score"))
+    return score
+
+
+def _cut(row: Row) -> Row:
+    text = row["text"]
+    return {
+        "doc_id": row["doc_id"],
+        "title": row["title"],
+        "text": None if text is None else text[:LIMIT],
+        "characters": len(text or ""),
+    }
