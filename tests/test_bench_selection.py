@@ -16,7 +16,7 @@ import train_reranker  # noqa: E402
 from parts import agreement, false_negatives, selecting  # noqa: E402
 
 from miner.store import Run  # noqa: E402
-from scoring.options import Select  # noqa: E402
+from scoring.recipe import Select  # noqa: E402
 
 
 def test_sets_are_cut_to_equal_numbers_of_each_query():
