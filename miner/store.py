@@ -124,6 +124,10 @@ class Run:
             )
         return manifest
 
+    def judge_folder(self, judge: str) -> str:
+        """Return the folder with a judge's rows: "similarity.positive" lies with "similarity"."""
+        return f"{self.JUDGES}/{judge.partition('.')[0]}"
+
     def need_index(self, name: str, kind: str) -> Manifest:
         """Return the manifest of a finished index of the tables as they are now.
 

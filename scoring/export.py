@@ -16,7 +16,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.stages import Stage, run_stage
 from miner.store import PLAN, Manifest, Run
-from scoring.export_rows import Export, export_shard, judge_folder, ratings
+from scoring.export_rows import Export, export_shard, ratings
 from scoring.open_clip import write_tsv
 from scoring.sets import need_set
 
@@ -39,7 +39,7 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     judge = None
     if options.format == "scored-list":
         judge = _need_scores(run, made)
-        inputs[judge_folder(judge)] = run.need(judge_folder(judge), "judge").fingerprint
+        inputs[run.judge_folder(judge)] = run.need(run.judge_folder(judge), "judge").fingerprint
     stage = Stage(_export_folder(run, options), "rows", options.record(), inputs, made_by="export")
     task, keys = partial(export_shard, run, options, negatives, judge), run.query_shards()
 

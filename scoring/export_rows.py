@@ -178,11 +178,6 @@ def export_shard(run: Run, options: Export, negatives: int, judge: str | None, k
     return Shard({key: table if options.file_type == "parquet" else _json_lines(table)}, drops)
 
 
-def judge_folder(judge: str) -> str:
-    """Return the folder of a judge's rows: those of "similarity.positive" lie with "similarity"."""
-    return f"{Run.JUDGES}/{judge.partition('.')[0]}"
-
-
 def _shard_positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Table:
     """Return query_id, doc_id and score of a shard's positives, and promoted documents if they
     count as such.
@@ -198,7 +193,7 @@ def _shard_positives(run: Run, options: Export, judge: str | None, key: str) -> 
     )
     if judge is None:
         return positives.append_column("score", pa.nulls(len(positives), pa.float32()))
-    judged = run.read(judge_folder(judge), key)
+    judged = run.read(run.judge_folder(judge), key)
     judged = judged.filter(pc.equal(judged["judge"], judge)).select(["query_id", "doc_id", "score"])
     return positives.join(judged, ["query_id", "doc_id"])
 

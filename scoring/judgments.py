@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.query_shard import IDS, QueryShard
-from miner.store import Run
 from scoring.recipe import Recipe
 
 
@@ -57,7 +56,7 @@ def read_judgments(shard: QueryShard, judge: str, columns: Sequence[str] = ()) -
         judge: its name.
         columns: "verdict", "reason", if they are asked for.
     """
-    folder = f"{Run.JUDGES}/{judge.partition('.')[0]}"
+    folder = shard.run.judge_folder(judge)
     table = shard.run.read(folder, shard.key, [*IDS, "judge", "score", *columns])
     table = table.filter(pc.equal(table["judge"], judge))
     codes = shard.codes(*shard.places(table))

@@ -216,7 +216,12 @@ def parse_promote(texts: Sequence[str]) -> dict[str, float | None]:
     return found
 
 
-def _bounds(options: Select) -> tuple[Bound, ...]:
+def parse_bounds(options: Select) -> tuple[Bound, ...]:
+    """Return the values of all rules on scores.
+
+    Raises:
+        UserError: one judge has two values for a rule.
+    """
     found: list[Bound] = []
     for rule in SCORED:
         given = getattr(options, rule)

@@ -19,7 +19,7 @@ from scoring.recipe import (
     Bound,
     Recipe,
     Select,
-    _bounds,
+    parse_bounds,
     parse_promote,
     parse_source,
 )
@@ -35,14 +35,14 @@ def read_recipe(run: Run, options: Select) -> Recipe:
     inputs, quotas = run.table_input(), tuple(parse_source(source) for source in options.sources)
     inputs |= run.need_sources([quota.source for quota in quotas])
     folders = list(inputs)[1:]
-    bounds, promote = _bounds(options), parse_promote(options.promote)
+    bounds, promote = parse_bounds(options), parse_promote(options.promote)
     judges = _need_judges(run, options, bounds, promote, folders)
     copies = run.need_current(DUPLICATES, "judge duplicates") if run.find(DUPLICATES) else None
     if copies:
         require_judged(run, "duplicates", folders)
     near = options.near_positive <= 1 and run.find(SIMILARITY) is not None
     near = near and not unjudged(run, NEAREST, folders)[0]
-    read = [_folder_of(judge) for judge in judges]
+    read = [run.judge_folder(judge) for judge in judges]
     read += [DUPLICATES] * (copies is not None) + [SIMILARITY] * near
     inputs |= {folder: run.need(folder, "run").fingerprint for folder in read}
     protects = None
@@ -68,17 +68,12 @@ def _need_judges(
         must = judge in needed or judge != main
         if _find_judge(run, judge, must) and must:
             require_judged(run, judge, folders + [run.TABLES] * (judge in margins))
-    return tuple(judge for judge in (main, *others) if run.find(_folder_of(judge)))
-
-
-def _folder_of(judge: str) -> str:
-    """Return the folder with a judge's rows: "similarity.positive" lies with "similarity"."""
-    return f"{Run.JUDGES}/{judge.partition('.')[0]}"
+    return tuple(judge for judge in (main, *others) if run.find(run.judge_folder(judge)))
 
 
 def _find_judge(run: Run, judge: str, needed: bool) -> bool:
     """Return whether a judge's rows are there; if not, and one is needed or asked for, raise."""
-    name, folder = judge.partition(".")[0], _folder_of(judge)
+    name, folder = judge.partition(".")[0], run.judge_folder(judge)
     if run.find(folder) is None and not needed and judge == Select.model_fields["judge"].default:
         return False
     finished = run.names(run.JUDGES)
@@ -120,7 +115,7 @@ def unjudged(run: Run, judge: str, folders: Sequence[str]) -> tuple[int, list[st
 
     Pairs are compared only if the judge worked from another state of a stage than the present one.
     """
-    seen = run.need(_folder_of(judge), f"judge {judge.partition('.')[0]}").inputs
+    seen = run.need(run.judge_folder(judge), f"judge {judge.partition('.')[0]}").inputs
     changed = [
         folder for folder in folders if seen.get(folder) != run.need(folder, "run").fingerprint
     ]
