@@ -24,6 +24,7 @@ import numba
 import numpy as np
 from scipy.sparse import csr_array
 
+EDGES = (-0.3, -0.2, -0.1, 0.0)  # bands of hardness, s_n - s_p, that reports tell apart
 CHUNK = 1 << 16  # pairs whose vectors are in memory at a time
 
 

@@ -5,18 +5,21 @@ style sheet, which knows light and dark.
 from collections.abc import Mapping
 from typing import Any
 
+from scoring.findings import LABELS
+
 Row = dict[str, Any]
 COLOURS = 12  # of sets; more sets begin anew
 
 
 def figures(data: Row) -> dict[str, Row]:
     """Return name -> {data, layout} of every chart on the page."""
-    sets, matched = data["sets"], data["matched"]
-    eci = [("ECI as is", "eci_v1", "soft")] + (
-        [(f"ECI at |N| = {matched}", f"eci_v1@{matched}", "accent")] if matched else []
+    sets, matched, by = data["sets"], data["matched"], data["by"]
+    label = LABELS[by]
+    worth = [(f"{label} as is", by, "soft")] + (
+        [(f"{label} at |N| = {matched}", f"{by}@{matched}", "accent")] if matched else []
     )
     parts = [("S, hardness", "signal", "negative"), ("D, safety", "margin", "positive")]
-    found = {"eci": _bars(sets, eci), "parts": _bars(sets, parts), "curve": _curve(sets)}
+    found = {"worth": _bars(sets, worth), "parts": _bars(sets, parts), "curve": _curve(sets, by)}
     similarity, margin = (
         _span(data["histograms"], "s_n", "s_p"),
         _span(data["histograms"], "margin"),
@@ -78,13 +81,13 @@ def _errors(entries: list[Row]) -> Row:
     }
 
 
-def _curve(sets: list[Row]) -> Row:
+def _curve(sets: list[Row], by: str) -> Row:
     traces, sizes = [], set()
     for number, row in enumerate(sets):
         entries = [
             entry
             for name, entry in row["measures"].items()
-            if name.startswith("eci_v1@") and entry["value"] is not None
+            if name.startswith(f"{by}@") and entry["value"] is not None
         ]
         entries.sort(key=lambda entry: entry["k"])
         sizes |= {entry["k"] for entry in entries}
@@ -108,7 +111,7 @@ def _curve(sets: list[Row]) -> Row:
             "ticktext": [str(size) for size in ticks],
             "title": {"text": "|N|, best ranks first"},
         },
-        "yaxis": {"title": {"text": "ECI v1"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": LABELS[by]}, "rangemode": "tozero"},
     }
     return {"data": traces, "layout": {**axes, "height": 380}}
 

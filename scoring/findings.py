@@ -8,12 +8,20 @@ from itertools import compress
 from scoring.show import Row
 
 Interval = tuple[float, float | None, float | None]  # value, low, high
+LABELS = {"coverage": "coverage", "eci_v1": "ECI"}  # what sets are ordered by, the better first
 
 
 def value_of(row: Row, measure: str) -> float:
     """Return a measure of a set, below all others if it has none."""
     value = row["measures"].get(measure, {}).get("value")
     return -math.inf if value is None else float(value)
+
+
+def leading(sets: list[Row]) -> str:
+    """Return what sets are ordered by: coverage where all have it, else ECI."""
+    return next(
+        (name for name in LABELS if all(value_of(row, name) > -math.inf for row in sets)), "eci_v1"
+    )
 
 
 def matched_size(sets: list[Row]) -> int | None:
@@ -31,34 +39,37 @@ def matched_size(sets: list[Row]) -> int | None:
     return max(set.intersection(*filter(None, sizes)), default=None) if any(sizes) else None
 
 
-def findings(sets: list[Row], matched: int | None, lead: Interval | None) -> list[str]:
+def findings(
+    sets: list[Row], matched: int | None, lead: Interval | None, by: str = "eci_v1"
+) -> list[str]:
     """Say in plain sentences which set is ahead at a matched |N|, and whether that is more than
     chance.
 
     Args:
-        sets: sorted by that ECI, best first.
+        sets: sorted by the measure at that |N|, best first.
         matched: the |N|; None if the sets have none in common.
         lead: paired difference of the first two and its interval, if known.
+        by: the measure, of LABELS.
     """
     if len(sets) == 1:
         return ["One set is scored, so there is nothing to compare it with."]
     if matched is None:
         return [
-            "The sets have no |N| in common; ECI as is mostly compares their sizes, so no set is"
-            " marked as best."
+            f"The sets have no |N| in common; {LABELS[by]} as is also compares their sizes, so no"
+            " set is marked as best."
         ]
-    small = [row["name"] for row in sets if value_of(row, f"eci_v1@{matched}") == -math.inf]
+    small = [row["name"] for row in sets if value_of(row, f"{by}@{matched}") == -math.inf]
     if small:
-        rest = findings(sets[: -len(small)], matched, lead)
+        rest = findings(sets[: -len(small)], matched, lead, by)
         return [*rest, f"Not compared, with less than one negative a query: {listed(small)}."]
-    return [*_compared(sets, f"eci_v1@{matched}", matched, lead), _unsafe(sets)]
+    return [*_compared(sets, by, matched, lead), _unsafe(sets)]
 
 
-def _compared(sets: list[Row], measure: str, matched: int, lead: Interval | None) -> list[str]:
+def _compared(sets: list[Row], by: str, matched: int, lead: Interval | None) -> list[str]:
     """Say whether the first set is ahead of the others."""
-    first, *others = entries = [row["measures"][measure] for row in sets]
+    first, *others = entries = [row["measures"][f"{by}@{matched}"] for row in sets]
     said = (
-        f"At the matched |N| of {matched}, {sets[0]['name']} has the highest ECI,"
+        f"At the matched |N| of {matched}, {sets[0]['name']} has the highest {LABELS[by]},"
         f" {_with_interval(first)}"
     )
     if any(entry["low"] is None for entry in entries):

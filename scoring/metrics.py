@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from miner.errors import UserError
 from miner.options import Options, option
@@ -23,6 +25,9 @@ Sums = Mapping[str, np.ndarray]
 Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a resample
 
 
+# measure -> its value without each block of queries, in the folder of a set
+WITHOUT = "_coverage.parquet"
+REFERENCE = f"{Run.METRICS}/_reference"  # of coverage
 FOLDER, SETS, SOURCES = Run.METRICS, f"{Run.METRICS}/_per_query", f"{Run.METRICS}/_sources"
 
 Unsafe = Literal["hinge", "none"]
@@ -42,6 +47,15 @@ class Score(Options):
     )
     probe_most: int = option(
         50000, "pairs of negative and original that the probe reads; of more a part is drawn", ge=10
+    )
+    tau: float = option(0.05, "temperature of the loss that you will train with", gt=0)
+    reference: int = option(
+        4096,
+        "documents that stand for the corpus, beside each query's candidates; 0 for all of it",
+        ge=0,
+    )
+    batch: int | None = option(
+        None, "coverage with the other texts of a batch of N as negatives too", ge=2
     )
     resamples: int = option(1000, "bootstrap resamples of queries; 0 for no intervals", ge=0)
     confidence: float = option(0.95, "of the intervals", gt=0, lt=1)
@@ -166,11 +180,37 @@ def percentile_interval(
     return float(low), float(high)
 
 
-def metric_rows(name: str, value: Values, spread: Values, confidence: float, n: int) -> pa.Table:
-    """Return rows of `metrics`, each with its interval."""
+def jackknife_interval(
+    value: float, without: np.ndarray, confidence: float
+) -> tuple[float | None, float | None]:
+    """Return the normal interval around a value by what it is without each of b groups (b,), by
+    Tukey's jackknife: the standard error is sqrt((b - 1) / b sum (x - mean)^2).
+
+    >>> [round(end, 3) for end in jackknife_interval(0.5, np.array([0.4, 0.5, 0.6]), 0.95)]
+    [0.274, 0.726]
+    """
+    known = without[~np.isnan(without)]
+    if len(known) < 2 or np.isnan(value):
+        return None, None
+    error = float(np.sqrt((len(known) - 1) * known.var()))
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    return value - reach, value + reach
+
+
+def metric_rows(
+    name: str, value: Values, spread: Values, confidence: float, n: int, left_out: bool = False
+) -> pa.Table:
+    """Return rows of `metrics`, each with its interval: of resamples, or with `left_out` of what a
+    measure is without each group of queries.
+    """
     rows = []
     for (measure, k), point in value.items():
-        low, high = percentile_interval(spread[measure, k], confidence)
+        drawn = spread[measure, k]
+        low, high = (
+            jackknife_interval(float(point[0]), drawn, confidence)
+            if left_out
+            else percentile_interval(drawn, confidence)
+        )
         known = None if np.isnan(point[0]) else float(point[0])
         rows.append(
             {
@@ -206,19 +246,31 @@ def paired_difference(
     Raises:
         UserError: a set is not scored, or does not have the measure.
     """
-    values, resamples = [], []
-    for name in (set_a, set_b):
-        manifest = run.need(f"{SETS}/{name}", f"score {name}")
-        sums = read_sums(run, manifest.stage)
-        value, spread = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
-        key = next((key for key in value if key[0] == measure), None)
-        if key is None:
-            raise UserError(
-                f"set {name} has no measure {measure!r}; take one of"
-                f" {', '.join(sorted(name for name, _ in value))}"
-            )
-        values.append(value[key][0])
-        resamples.append(spread[key])
-    return float(values[0] - values[1]), *percentile_interval(
-        resamples[0] - resamples[1], options.confidence
+    (one, drawn), (two, drawn_two) = (
+        _resampled(run, name, measure, options) for name in (set_a, set_b)
     )
+    if measure.startswith("coverage"):
+        return one - two, *jackknife_interval(one - two, drawn - drawn_two, options.confidence)
+    return one - two, *percentile_interval(drawn - drawn_two, options.confidence)
+
+
+def _resampled(run: Run, name: str, measure: str, options: Score) -> tuple[float, np.ndarray]:
+    """Return a measure of a set, and what it is of each resample of the queries, or of coverage
+    without each block of them.
+    """
+    folder = run.need(f"{SETS}/{name}", f"score {name}").stage
+    if measure.startswith("coverage"):
+        kept = run.path / folder / WITHOUT
+        rows = run.read(FOLDER, f"set-{name}").to_pylist()
+        value = {row["measure"]: row["value"] for row in rows}
+        spread = pq.read_table(kept, partitioning=None).to_pydict() if kept.exists() else {}
+    else:
+        sums = read_sums(run, folder)
+        found = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
+        value, spread = ({key[0]: values for key, values in part.items()} for part in found)
+        value = {key: values[0] for key, values in value.items()}
+    if measure not in spread:
+        raise UserError(
+            f"set {name} has no measure {measure!r}; take one of {', '.join(sorted(value))}"
+        )
+    return float(value[measure]), np.asarray(spread[measure], np.float64)

@@ -6,21 +6,26 @@ from typing import Any
 
 from scoring.examples import LIMIT
 from scoring.figures import COLOURS, figures
-from scoring.findings import percent
+from scoring.findings import LABELS, percent
 from scoring.reasons import REASONS
 from scoring.show import Row
 
 CUT = 300  # characters of a text that are shown
 TERMS = {
     "|N|": "Mean number of negatives of a query.",
+    "coverage@": (
+        "Coverage of the best-ranked negatives only, as many for every set. The rows are sorted by"
+        " it."
+    ),
+    "coverage": (
+        "Share of the first-order fall of the corpus's loss that one step along the set's own"
+        " gradient takes: 1 is all, below 0 is the wrong way."
+    ),
     "ECI": (
         "Effective contrastive information, ln(1 + |N|) · 2SD / (S + D), of the set as it is. Set"
         " size dominates it."
     ),
-    "ECI@": (
-        "ECI of the best-ranked negatives only, as many for every set: the fair comparison. The"
-        " rows are sorted by it."
-    ),
+    "ECI@": ("ECI of the best-ranked negatives only, as many for every set: the fair comparison."),
     "S": (
         "Signal: mean similarity s_n of query and negative under the target encoder. Higher is"
         " harder."
@@ -68,6 +73,7 @@ def render_page(data: Row) -> str:
         plotlyjs=get_plotlyjs(),
         terms=TERMS,
         reasons=REASONS,
+        label=LABELS[data["by"]],
         colours=COLOURS,
         limit=LIMIT,
     )

@@ -21,7 +21,7 @@ from miner.options import Options, option
 from miner.stages import Stage, finish
 from miner.store import MANIFEST, PLAN, Manifest, Run
 from scoring.examples import finite, read_examples
-from scoring.findings import Interval, findings, listed, matched_size, value_of
+from scoring.findings import Interval, findings, leading, listed, matched_size, value_of
 from scoring.metrics import FOLDER as METRICS
 from scoring.metrics import SETS as SCORED
 from scoring.metrics import SOURCES, Score, paired_difference
@@ -31,6 +31,8 @@ from scoring.sets import changed_inputs, current_sets
 from scoring.show import Row
 
 FOLDER = Run.REPORT
+# options of score that two sets must have in common
+COMPARED = ("unsafe", "confidence", "resamples", "seed", "tau", "reference", "batch")
 INPUT = ("format", "folder", "file", "corpus", "split")  # options of ingest that say what was read
 
 
@@ -86,9 +88,9 @@ def collect(run: Run, options: Report) -> Row:
         raise UserError(f"{run.path} has no scored set; run `quarry score` first")
     sets = [_describe_set(run, name) for name in names]
     matched = matched_size(sets)
-    sets.sort(
-        key=lambda row: (-value_of(row, f"eci_v1@{matched}" if matched else "eci_v1"), row["name"])
-    )
+    by = leading(sets)
+    measure = f"{by}@{matched}" if matched else by
+    sets.sort(key=lambda row: (-value_of(row, measure), row["name"]))
     current = current_sets(run)
     shown = [row["name"] for row in sets if row["name"] in current]
     stages = [_stage(run, manifest) for manifest in _manifests(run)]
@@ -96,7 +98,8 @@ def collect(run: Run, options: Report) -> Row:
         "run": _run_facts(run),
         "options": options.record(),
         "matched": matched,
-        "findings": findings(sets, matched, _lead(run, sets, matched)),
+        "by": by,
+        "findings": findings(sets, matched, _lead(run, sets, measure, matched), by),
         "warnings": _warnings(run, sets, stages),
         "sets": sets,
         "sources": _sources(run),
@@ -158,13 +161,12 @@ def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
     if unscored:
         warnings.append(f"Not scored, so not on this page: {listed(unscored)}.")
     ways = {
-        json.dumps([row["scoring"][name] for name in ("unsafe", "confidence", "resamples")])
-        for row in sets
+        json.dumps([row["scoring"][name] for name in COMPARED if name != "seed"]) for row in sets
     }
     if len(ways) > 1:
         warnings.append(
-            "The sets were scored with different options (see the stages below): their ECI cannot"
-            " be compared."
+            "The sets were scored with different options (see the stages below): they cannot be"
+            " compared."
         )
     half = sorted(
         file.parent for file in run.path.rglob(PLAN) if not (file.parent / MANIFEST).exists()
@@ -194,14 +196,12 @@ def _describe_set(run: Run, name: str) -> Row:
         "recipe": recipe(options),
         "options": options,
         "protected_by": made.facts.get("protected_by") if made else None,
-        "scoring": {
-            option: scored.options.get(option)
-            for option in ("unsafe", "confidence", "resamples", "seed")
-        },
+        "scoring": {option: scored.options.get(option) for option in COMPARED},
         "rows": made.rows.get("sets", 0) if made else None,
         "drops": made.drops if made else {},
         "changed": sorted(set(changed)),
         "measures": _measures(run.path / METRICS / f"set-{name}.parquet"),
+        "bands": scored.facts.get("coverage_bands"),
     }
 
 
@@ -246,24 +246,21 @@ def _rule(name: str, value: Any) -> str:
     return f"{spaced(name)} {' and '.join(said)}"
 
 
-def _lead(run: Run, sets: list[Row], matched: int | None) -> Interval | None:
-    """Return by how much the first set's matched ECI exceeds the second's, both drawn with the
-    same queries.
+def _lead(run: Run, sets: list[Row], measure: str, matched: int | None) -> Interval | None:
+    """Return by how much the first set exceeds the second by a measure, both drawn with the same
+    queries.
     """
     if (
         matched is None
         or len(sets) < 2
         or any(row["changed"] or row["scoring"] != sets[0]["scoring"] for row in sets[:2])
+        or measure not in sets[1]["measures"]
     ):
         return None
-    if f"eci_v1@{matched}" not in sets[1]["measures"]:
-        return None
-    options = Score(**sets[0]["scoring"])
-    return (
-        paired_difference(run, sets[0]["name"], sets[1]["name"], f"eci_v1@{matched}", options)
-        if options.resamples
-        else None
-    )
+    known = {name: value for name, value in sets[0]["scoring"].items() if value is not None}
+    options = Score(**known)
+    names = sets[0]["name"], sets[1]["name"]
+    return paired_difference(run, *names, measure, options) if options.resamples else None
 
 
 def _add_histograms(run: Run, name: str) -> dict[str, Row]:

@@ -26,8 +26,10 @@ from scoring.judgments import Judgments, read_judgments
 from scoring.metrics import (
     COLUMNS,
     FOLDER,
+    REFERENCE,
     SETS,
     SOURCES,
+    WITHOUT,
     Score,
     evaluate,
     matched_sizes,
@@ -37,8 +39,10 @@ from scoring.metrics import (
     set_measures,
 )
 from scoring.probe import probe_set, rows_of
+from scoring.reference import make_reference
 from scoring.requirements import require_judged
 from scoring.retrieval import score_source
+from scoring.set_coverage import measure_coverage
 from scoring.sets import need_set
 
 SIMILARITY = f"{Run.JUDGES}/similarity"
@@ -71,7 +75,8 @@ def score(run: Run, options: Score, how: How) -> list[Manifest]:
             f"{run.path} has neither a set nor a source to score; run `quarry mine SOURCE` and"
             " `quarry select SET` first"
         )
-    scored = [_score_set(run, name, options, how) for name in names]
+    reference = make_reference(run, options, how) if names else None
+    scored = [_score_set(run, name, options, how, reference) for name in names]
     for name in sources:
         if _answers_queries(run, name):
             scored.append(score_source(run, name, options, how))
@@ -102,7 +107,9 @@ def metrics(run: Run) -> pa.Table:
     )
 
 
-def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
+def _score_set(
+    run: Run, name: str, options: Score, how: How, reference: Manifest | None
+) -> Manifest:
     made, similar = need_set(run, name), run.need_current(SIMILARITY, "judge similarity")
     beginning = f"{run.SOURCES}/"
     sources = {item for item in made.inputs.items() if item[0].startswith(beginning)}
@@ -113,7 +120,9 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
         f"{SETS}/{name}",
         "per_query",
         options.model_dump(mode="json", exclude={"sets"}),
-        tables | {made.stage: made.fingerprint, SIMILARITY: similar.fingerprint},
+        tables
+        | {made.stage: made.fingerprint, SIMILARITY: similar.fingerprint}
+        | ({reference.stage: reference.fingerprint} if reference else {}),
         cheap=True,
         made_by="score",
     )
@@ -123,17 +132,26 @@ def _score_set(run: Run, name: str, options: Score, how: How) -> Manifest:
         lambda: partial(_sum_shard, run, name, options.unsafe == "hinge"),
         run.query_shards(),
         how,
-        partial(_write_metrics, run, name, options, stage.folder),
+        partial(_write_metrics, run, name, options, stage),
     )
 
 
-def _write_metrics(run: Run, name: str, options: Score, folder: str) -> dict[str, Any]:
+def _write_metrics(run: Run, name: str, options: Score, stage: Stage) -> dict[str, Any]:
     """Turn the sums over all queries into the metrics of a set; return the facts beside them."""
-    sums = read_sums(run, folder)
-    value, spread = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
-    with_negatives = int((sums["empty"] == 0).sum())
-    rows = metric_rows(name, value, spread, options.confidence, with_negatives)
+    sums = read_sums(run, stage.folder)
+    sizes = matched_sizes(sums)
+    value, spread = evaluate(sums, options, partial(set_measures, sizes=sizes))
     facts = {"queries": len(sums["empty"]), "pooling": "signal over pairs, margin over triples"}
+    with_negatives, confidence = int((sums["empty"] == 0).sum()), options.confidence
+    rows = metric_rows(name, value, spread, confidence, with_negatives)
+    if REFERENCE in stage.inputs:
+        covered, without, told = measure_coverage(run, name, options, sizes)
+        kept = pa.table({measure: values for (measure, _), values in without.items()})
+        write_table(run.path / stage.folder / WITHOUT, kept)
+        if not options.resamples:
+            without = {key: values[:0] for key, values in without.items()}
+        own = metric_rows(name, covered, without, confidence, with_negatives, left_out=True)
+        rows, facts = pa.concat_tables([own, rows]), facts | told
     if options.probe and (probe := probe_set(run, name, options.probe_most, options.seed)):
         rows = pa.concat_tables([rows, rows_of(name, probe)])
         telling = dict(zip(("negatives", "originals"), probe.telling, strict=True))

@@ -232,6 +232,7 @@ EXAMPLES = [
     "miner.words.targets",
     "scoring.cells",
     "scoring.cement",
+    "scoring.coverage",
     "scoring.eci",
     "scoring.judge.shingles",
     "scoring.metrics",

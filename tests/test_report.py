@@ -147,7 +147,7 @@ def test_plotly_understands_every_figure(data):
     import plotly.graph_objects as go
 
     found = figures(data)
-    assert sorted(found) == ["curve", "eci", "histogram-bm25", "histogram-bm25+dense", "parts"]
+    assert sorted(found) == ["curve", "histogram-bm25", "histogram-bm25+dense", "parts", "worth"]
     for figure in found.values():
         go.Figure(figure)  # raises on any property that plotly does not know
     assert all(trace["meta"]["colour"] for figure in found.values() for trace in figure["data"])
@@ -298,7 +298,7 @@ def test_hostile_names_cannot_leave_the_script_of_the_figures(data):
     assert f"histogram-{name}" in embedded
     # plotly reads tags in names
     assert not re.search(
-        r"<(?!/?sub>)", json.dumps([trace["y"] for trace in embedded["eci"]["data"]])
+        r"<(?!/?sub>)", json.dumps([trace["y"] for trace in embedded["worth"]["data"]])
     )
     assert name in found.text
 
@@ -374,8 +374,8 @@ def test_warnings_name_what_is_stale_unscored_half_done_or_incomparable(tmp_path
         "bm25 rests on 5_sets/bm25, changed since it was scored.",
         "Not scored, so not on this page: later.",
         (
-            "The sets were scored with different options (see the stages below): their ECI cannot"
-            " be compared."
+            "The sets were scored with different options (see the stages below): they cannot be"
+            " compared."
         ),
         "Half done: 4_judgments/half.",
     ]

@@ -1,0 +1,159 @@
+"""Coverage of sets of the toy run, against plain loops over its vectors."""
+
+import math
+
+import numpy as np
+import pytest
+from test_coverage import plain_pull, unit
+from toy import FOUND, GOLD, HOW, rows, toy_run
+from vectors import write_vectors
+
+import scoring.judge.similarity
+from miner.query_shard import QueryShard
+from scoring.coverage import coverage, coverage_cosine, head_gradient
+from scoring.judge.similarity import JudgeSimilarity, judge_similarity
+from scoring.metrics import Score, paired_difference
+from scoring.recipe import Select
+from scoring.score import metrics, score
+from scoring.select import select
+
+VECTORS = unit(np.random.default_rng(5), 17, 6).astype(np.float32)
+DOCUMENTS = {f"d{number:02d}": VECTORS[number - 1] for number in range(1, 13)}
+QUERIES = {f"q{number}": VECTORS[11 + number] for number in range(1, 6)}
+WHOLE = Score(resamples=20, reference=0)
+
+
+@pytest.fixture(autouse=True)
+def by_hand(monkeypatch):
+    """Similarity reads the vectors that lie in 2_index/dense; no model is asked for."""
+    monkeypatch.setattr(scoring.judge.similarity, "find_index", lambda run, options: "dense")
+    monkeypatch.setattr(scoring.judge.similarity, "encoder_fingerprint", lambda options: "by hand")
+    monkeypatch.setattr(scoring.judge.similarity, "encoder_facts", lambda options: {})
+    monkeypatch.setattr(scoring.judge.similarity, "target_encoder", lambda run, options: options)
+
+
+def made(path, **changes):
+    run = toy_run(path, similarity=None, **changes)
+    write_vectors(run, VECTORS[:12], VECTORS[12:])
+    judge_similarity(run, JudgeSimilarity(), HOW)
+    for name, sources in (("dense", ["dense"]), ("both", ["bm25:2", "dense"])):
+        select(run, Select(name=name, sources=sources, negatives=3), HOW)
+    return run
+
+
+def values(run, name):
+    return {row["measure"]: row for row in metrics(run).to_pylist() if row["set_name"] == name}
+
+
+def gradients(run, name, first=None):
+    """G and R of a set by plain loops; a query without a negative counts in neither."""
+    chosen = {}
+    for query_id, doc_id, rank in rows(run, f"5_sets/{name}", "query_id", "doc_id", "rank"):
+        chosen.setdefault(query_id, []).append((rank, doc_id))
+    own, reference = np.zeros((2, 6, 6))
+    for query_id, found in chosen.items():
+        negatives = [doc_id for _, doc_id in sorted(found)][:first]
+        near = max(DOCUMENTS[one] @ DOCUMENTS[two] for one in negatives for two in GOLD[query_id])
+        assert near < 0.98  # nothing is left out of the reference but positives
+        others = [doc_id for doc_id in DOCUMENTS if doc_id not in GOLD[query_id]]
+        for positive in GOLD[query_id]:
+            for doc_ids, total in ((negatives, own), (others, reference)):
+                documents = np.array([DOCUMENTS[doc_id] for doc_id in doc_ids], float)
+                pull = plain_pull(
+                    QUERIES[query_id].astype(float), DOCUMENTS[positive].astype(float), documents
+                )
+                total += head_gradient(QUERIES[query_id][None], pull[None])
+    return own, reference
+
+
+@pytest.mark.parametrize("name", ["dense", "both"])
+@pytest.mark.parametrize("shards", [{}, {"shard_queries": 1, "shard_documents": 2}])
+def test_coverage_is_that_of_plain_loops_however_the_run_is_cut(tmp_path, name, shards):
+    run = made(tmp_path / "run", **shards)
+    score(run, WHOLE, HOW)
+    found = values(run, name)
+    for suffix, first in (("", None), ("@1", 1)):
+        own, reference = gradients(run, name, first)
+        for measure, form in (("coverage", coverage), ("coverage_cosine", coverage_cosine)):
+            row = found[f"{measure}{suffix}"]
+            assert row["value"] == pytest.approx(form(own, reference), abs=1e-5)
+            assert row["k"] == first and row["low"] <= row["value"] <= row["high"]
+
+
+def test_bands_share_out_what_the_corpus_asks_for(tmp_path):
+    run = made(tmp_path / "run")
+    score(run, WHOLE, HOW)
+    bands = run.need("6_metrics/_per_query/both", "score").facts["coverage_bands"]
+    assert [band["above"] for band in bands] == [None, -0.3, -0.2, -0.1, 0.0]
+    assert sum(band["asked"] for band in bands) == pytest.approx(1, abs=1e-3)
+    assert all(abs(band["given"]) <= 1 for band in bands)
+
+
+def test_a_sample_with_all_candidates_comes_near_to_the_whole(tmp_path):
+    run = made(tmp_path / "run")
+    score(run, WHOLE, HOW)
+    whole = run.path / "6_metrics/_reference/00000.npy"
+    expected = np.load(whole)
+    for size, off in ((12, 1e-6), (11, 0.2)):
+        score(run, Score(resamples=0, reference=size), HOW.__class__(force=True))
+        assert np.abs(np.load(whole) - expected).max() <= off
+    facts = run.need("6_metrics/_per_query/both", "score").facts["coverage_reference"]
+    assert facts["documents"] == 11 and "positives" in facts["left_out"]
+
+
+def test_near_copies_of_positives_and_what_duplicates_drops_are_no_reference(tmp_path):
+    run = toy_run(tmp_path / "run", similarity=None)
+    copied = VECTORS.copy()
+    copied[8] = copied[0]  # d09 is d01, q1's positive
+    write_vectors(run, copied[:12], copied[12:])
+    judge_similarity(run, JudgeSimilarity(), HOW)
+    select(run, Select(name="dense", sources=["dense"]), HOW)
+    score(run, WHOLE, HOW)
+    shard = QueryShard(run, "00000")
+    first = np.load(run.path / "6_metrics/_reference/00000.npy")[0]
+    assert shard.positives[0][0] == 0 and "d09" in FOUND["dense"]["q1"]
+    others = [row for row in range(12) if row not in (0, 8)]
+    expected = plain_pull(QUERIES["q1"], DOCUMENTS["d01"], copied[others])
+    np.testing.assert_allclose(first, expected, atol=1e-6)
+
+
+def test_a_batch_brings_the_texts_of_others_along(tmp_path):
+    run = made(tmp_path / "run", shard_queries=5)
+    score(run, Score(resamples=0, reference=0, batch=64), HOW)
+    chosen = rows(run, "5_sets/dense", "query_id", "doc_id")
+    asked = {query_id for query_id, _ in chosen}
+    # one batch: all positives of queries with negatives, and all negatives
+    own, reference = np.zeros((2, 6, 6))
+    pairs = [(q, p) for q in sorted(asked) for p in GOLD[q]]
+    for query_id, positive in pairs:
+        own_negatives = [doc_id for q, doc_id in chosen if q == query_id]
+        beside = [
+            *own_negatives,
+            *sorted({d for _, d in chosen} - set(own_negatives)),
+            *(other for q, other in pairs if q != query_id),
+        ]
+        documents = np.array([DOCUMENTS[doc_id] for doc_id in beside], float)
+        pull = plain_pull(QUERIES[query_id], DOCUMENTS[positive], documents)
+        own += head_gradient(QUERIES[query_id][None], pull[None])
+    reference = gradients(run, "dense")[1]
+    assert values(run, "dense")["coverage"]["value"] == pytest.approx(
+        coverage(own, reference), abs=1e-5
+    )
+
+
+def test_two_sets_are_compared_with_the_same_queries(tmp_path):
+    run = made(tmp_path / "run")
+    score(run, WHOLE, HOW)
+    value, low, high = paired_difference(run, "both", "dense", "coverage", WHOLE)
+    one, two = (values(run, name)["coverage"]["value"] for name in ("both", "dense"))
+    assert value == pytest.approx(one - two) and low <= high
+    assert paired_difference(run, "both", "both", "coverage@1", WHOLE) == (0, 0, 0)
+
+
+def test_without_vectors_of_the_target_encoder_there_is_none(tmp_path):
+    run = toy_run(tmp_path / "run")
+    select(run, Select(name="dense", sources=["dense"]), HOW)
+    score(run, WHOLE, HOW)
+    found = values(run, "dense")
+    assert "eci_v1" in found and not any(name.startswith("coverage") for name in found)
+    assert not math.isnan(found["eci_v1"]["value"])
