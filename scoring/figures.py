@@ -5,9 +5,8 @@ style sheet, which knows light and dark.
 from collections.abc import Mapping
 from typing import Any
 
-from scoring.findings import LABELS
-
 Row = dict[str, Any]
+LABELS = {"coverage": "coverage", "eci_v1": "ECI"}  # what sets are ordered by, the better first
 COLOURS = 12  # of sets; more sets begin anew
 
 

@@ -5,10 +5,10 @@ chance.
 import math
 from itertools import compress
 
+from scoring.figures import LABELS
 from scoring.show import Row
 
 Interval = tuple[float, float | None, float | None]  # value, low, high
-LABELS = {"coverage": "coverage", "eci_v1": "ECI"}  # what sets are ordered by, the better first
 
 
 def value_of(row: Row, measure: str) -> float:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from scoring.examples import LIMIT
-from scoring.figures import COLOURS, figures
-from scoring.findings import LABELS, percent
+from scoring.figures import COLOURS, LABELS, figures
+from scoring.findings import percent
 from scoring.reasons import REASONS
 from scoring.show import Row
 
