@@ -53,7 +53,7 @@ from inputs import MEDQUAD
 from parts.students import BATCH, STUDENTS, TAU, Recipe, Student, train
 from parts.validity_sets import Lists, Sets, make_sets
 
-from scoring.coverage import Pull, coverage, coverage_cosine, greedy_pull, head_gradient
+from scoring.coverage import Pull, coverage, coverage_cosine, head_gradient
 from scoring.eci import eci_v1
 
 CACHE = (
@@ -248,7 +248,7 @@ def matched_set(lists: Lists, queries: np.ndarray, positive: np.ndarray) -> np.n
     """Return the set of the sampler `coverage` (n, SIZE): of the student's best and as many others
     drawn, those whose pull comes nearest to that of the corpus.
     """
-    from parts.validity_sets import DEPTH, SIZE, drawn, ranks
+    from parts.validity_sets import DEPTH, SIZE, drawn, greedy_pull, ranks
 
     target = reference(lists, queries, lists.vectors[positive], np.arange(len(lists.vectors)))
     best = ranks(lists.student, 0, DEPTH)

@@ -20,7 +20,6 @@ a linear head that queries and documents share, at the identity.
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -158,38 +157,3 @@ def coverage_cosine(gradient: np.ndarray, reference: np.ndarray) -> np.ndarray:
     lengths = np.sqrt((gradient**2).sum(axis=(-2, -1)) * (reference**2).sum(axis=(-2, -1)))
     product = (gradient * reference).sum(axis=(-2, -1))
     return np.divide(product, lengths, out=np.full(lengths.shape, np.nan), where=lengths > 0)[()]
-
-
-@numba.njit(cache=True, nogil=True)
-def greedy_pull(
-    pulls: np.ndarray, weights: np.ndarray, target: np.ndarray, most: int
-) -> np.ndarray:
-    """Return which documents to take, in order, so that the pull of those taken comes nearest to
-    a target: each time the one after which the distance is least, the first on a tie.
-
-    Args:
-        pulls: (c, d) float64, vector of each document minus that of the positive.
-        weights: (c,) exp((s_n - s_p) / tau).
-        target: (d,) v, the pull of the corpus.
-        most: how many.
-    """
-    count = len(pulls)
-    toward, size = pulls @ target, (pulls**2).sum(axis=1)
-    along = np.zeros(count)  # product of each with the sum of those taken
-    taken, free = np.empty(min(most, count), np.int64), np.ones(count, np.bool_)
-    mass, product, square = 1.0, 0.0, 0.0
-    for step in range(len(taken)):
-        best, least = -1, np.inf
-        for i in range(count):
-            if free[i]:
-                w, m = weights[i], mass + weights[i]
-                distance = (square + 2 * w * along[i] + w * w * size[i]) / (m * m)
-                distance -= 2 * (product + w * toward[i]) / m
-                if distance < least:
-                    best, least = i, distance
-        w = weights[best]
-        square += 2 * w * along[best] + w * w * size[best]
-        product, mass = product + w * toward[best], mass + w
-        along += w * (pulls @ pulls[best])
-        taken[step], free[best] = best, False
-    return taken

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scoring.coverage import Pull, coverage, coverage_cosine, greedy_pull, head_gradient
+from scoring.coverage import Pull, coverage, coverage_cosine, head_gradient
 
 TAU = 0.05
 
@@ -113,21 +113,3 @@ def test_coverage_is_one_of_the_reference_itself_and_minus_one_of_its_opposite(t
     assert coverage(np.zeros((5, 5)), reference) == 0
     assert np.isnan(coverage_cosine(np.zeros((5, 5)), reference))
     assert np.isnan(coverage(reference, np.zeros((5, 5))))
-
-
-def test_the_greedy_choice_is_the_best_at_each_step(toy):
-    _, _, _, random = toy
-    pulls, weights, target = random.normal(size=(12, 4)), random.random(12), random.normal(size=4)
-    chosen = greedy_pull(pulls, weights, target, 5).tolist()
-    taken = []
-    for _ in range(5):
-        free = [i for i in range(12) if i not in taken]
-
-        def distance(i):
-            rows = [*taken, i]
-            pulled = weights[rows] @ pulls[rows] / (1 + weights[rows].sum())
-            return ((pulled - target) ** 2).sum()
-
-        taken.append(min(free, key=distance))
-    assert chosen == taken
-    assert len(greedy_pull(pulls, weights, target, 50)) == 12

@@ -5,6 +5,7 @@ own vectors, of BM25 and of a teacher's vectors, by the samplers of the product 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from scoring import samplers
@@ -119,3 +120,38 @@ def make_sets(lists: Lists, seed: int = 0) -> Sets:
 def ranks_score(scores: np.ndarray, rank: int) -> np.ndarray:
     """Return the score that a rank has (n, 1)."""
     return -np.partition(-scores, rank - 1, axis=1)[:, rank - 1 : rank]
+
+
+@numba.njit(cache=True, nogil=True)
+def greedy_pull(
+    pulls: np.ndarray, weights: np.ndarray, target: np.ndarray, most: int
+) -> np.ndarray:
+    """Return which documents to take, in order, so that the pull of those taken comes nearest to
+    a target: each time the one after which the distance is least, the first on a tie.
+
+    Args:
+        pulls: (c, d) float64, vector of each document minus that of the positive.
+        weights: (c,) exp((s_n - s_p) / tau).
+        target: (d,) v, the pull of the corpus.
+        most: how many.
+    """
+    count = len(pulls)
+    toward, size = pulls @ target, (pulls**2).sum(axis=1)
+    along = np.zeros(count)  # product of each with the sum of those taken
+    taken, free = np.empty(min(most, count), np.int64), np.ones(count, np.bool_)
+    mass, product, square = 1.0, 0.0, 0.0
+    for step in range(len(taken)):
+        best, least = -1, np.inf
+        for i in range(count):
+            if free[i]:
+                w, m = weights[i], mass + weights[i]
+                distance = (square + 2 * w * along[i] + w * w * size[i]) / (m * m)
+                distance -= 2 * (product + w * toward[i]) / m
+                if distance < least:
+                    best, least = i, distance
+        w = weights[best]
+        square += 2 * w * along[best] + w * w * size[best]
+        product, mass = product + w * toward[best], mass + w
+        along += w * (pulls @ pulls[best])
+        taken[step], free[best] = best, False
+    return taken
