@@ -34,6 +34,14 @@ with the batch has .6 or more. H4: under SGD the cosine form predicts better tha
 in the mean over the explicit conditions, training on the set of the greedy sampler `coverage` gains
 more than on each of dense, random, margin 95%, simans, eci.
 
+Added when the runs of head and static had been seen, and none of layer and minilm: in CosQA and
+SciFact training on any set with documents above the positive does harm, as if they answered the
+query, while the reference asks for exactly these. Of some twenty other references tried on the
+conditions of head and static, the one without documents that score as high as the positive (`safe
+coverage`; both forms, and with the batch) is the simplest of the best: what it reaches there is
+fitted. H6, its test: over the explicit conditions of layer, and held out on minilm, its mean
+Spearman correlation is .7 or more, and above that of ECI v1 by an interval that excludes 0.
+
 Intervals. 1,000 resamples of sets and of test queries together. Noise: the standard deviation of a
 gain over seeds. Two sets really differ if their gains are further apart than twice the standard
 error of a difference of means; of these pairs the share is told that a predictor orders right.
@@ -54,7 +62,7 @@ from parts.students import BATCH, STUDENTS, TAU, Recipe, Student, train
 from parts.validity_sets import Lists, Sets, make_sets
 
 from scoring.coverage import Pull, coverage, coverage_cosine, head_gradient
-from scoring.eci import eci_v1
+from scoring.eci import eci_sem, eci_v1
 
 CACHE = (
     Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quarry-bench" / "validity"
@@ -173,11 +181,15 @@ def _first(data: Data) -> np.ndarray:
 
 
 def reference(
-    lists: Lists, queries: np.ndarray, positives: np.ndarray, rows: np.ndarray
+    lists: Lists, queries: np.ndarray, positives: np.ndarray, rows: np.ndarray, safe: bool = False
 ) -> np.ndarray:
-    """Return v of each training query against some of the documents."""
+    """Return v of each training query against some of the documents; safe: those that score below
+    the positive.
+    """
     pull = Pull(queries, positives, TAU)
-    allowed = np.isfinite(lists.student[:, rows]).astype(np.float32)
+    scores = lists.student[:, rows]
+    below = lists.positive[:, None] if safe else np.inf
+    allowed = (np.isfinite(scores) & (scores < below)).astype(np.float32)
     pull.add(lists.vectors[rows], allowed * (lists.student.shape[1] / len(rows)))
     return pull.gradient()
 
@@ -218,6 +230,7 @@ def predictors(
         head_gradient(queries, reference(lists, queries, own, rows))
         for rows in (everything, sample)
     )
+    safe = head_gradient(queries, reference(lists, queries, own, everything, safe=True))
     found = {}
     for name, chosen in sets.items():
         pull = set_pull(lists, queries, positive, chosen, None)
@@ -234,6 +247,10 @@ def predictors(
             "coverage, sample": float(coverage(own_g, part)),
             "coverage, batch": float(coverage(batch_g, full)),
             "coverage_cosine, batch": float(coverage_cosine(batch_g, full)),
+            "safe coverage": float(coverage(own_g, safe)),
+            "safe coverage_cosine": float(coverage_cosine(own_g, safe)),
+            "safe coverage, batch": float(coverage(batch_g, safe)),
+            "eci_sem": _eci_sem(vectors, data, lists, positive, chosen),
             "eci_v1": float(eci_v1(float(chosen.shape[1]), signal, hinge)),
             "signal": signal,
             "margin": hinge,
@@ -242,6 +259,21 @@ def predictors(
             "n_eff": float((1 / (share**2).sum(1)).mean()),
         }
     return found
+
+
+def _eci_sem(
+    vectors: np.ndarray, data: Data, lists: Lists, positive: np.ndarray, chosen: np.ndarray
+) -> float:
+    """Return eci_sem of all triples, lexical overlap counted as BM25's score over the query's own."""
+    size = chosen.shape[1]
+    query, own = np.repeat(data.train, size), np.repeat(positive, size)
+    overlap = np.take_along_axis(lists.bm25, chosen, 1) / lists.bm25.max(axis=1, keepdims=True)
+    return eci_sem(
+        vectors[query],
+        lists.vectors[own],
+        lists.vectors[chosen.ravel()],
+        np.clip(overlap, 0, 1).ravel(),
+    )
 
 
 def matched_set(lists: Lists, queries: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -279,7 +311,9 @@ class Condition(NamedTuple):
         return CACHE / ("-".join(self) + ".npz")
 
 
-def run_condition(condition: Condition, data: Data, student: Student, sets: Sets) -> None:
+def run_condition(
+    condition: Condition, data: Data, student: Student, sets: Sets, seeds: int
+) -> None:
     """Train on every set that is not in the cache, and keep nDCG@10 of each test query."""
     kept = dict(np.load(condition.file)) if condition.file.exists() else {}
     texts = len(data.texts)
@@ -299,7 +333,7 @@ def run_condition(condition: Condition, data: Data, student: Student, sets: Sets
         dev = [float(gains(sets["random"], rate, 0, data.dev).mean()) for rate in rates]
         kept |= {"rate": np.array(rates[int(np.argmax(dev))]), "dev": np.array(dev)}
         _keep(condition.file, kept)
-    for seed in range(SEEDS[condition.student]):
+    for seed in range(min(seeds, SEEDS[condition.student])):
         for name, chosen in sets.items():
             if f"{name}|{seed}" not in kept:
                 began = time.perf_counter()
@@ -340,6 +374,7 @@ def main() -> None:
     parser.add_argument("--data", choices=SPLITS, action="append")
     parser.add_argument("--loss", choices=LOSSES, action="append")
     parser.add_argument("--analyse", action="store_true")
+    parser.add_argument("--seeds", type=int, default=9, help="at most so many")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     for name in [] if given.analyse else given.only or STUDENTS:
@@ -351,7 +386,7 @@ def main() -> None:
                 and (given.loss is None or one.loss in given.loss)
             ]
             if wanted:
-                train_all(wanted)
+                train_all(wanted, given.seeds)
     from parts.validity_analysis import analyse
 
     result = analyse(CACHE)
@@ -359,7 +394,7 @@ def main() -> None:
     print(json.dumps(result["summary"], indent=1))
 
 
-def train_all(wanted: list[Condition]) -> None:
+def train_all(wanted: list[Condition], seeds: int) -> None:
     """Run the conditions of one data set and student; what predicts is written beside the runs."""
     data = read(wanted[0].data)
     student = STUDENTS[wanted[0].student](data.texts)
@@ -372,7 +407,7 @@ def train_all(wanted: list[Condition]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(predictors(data, vectors, lists, sets), indent=1))
     for condition in wanted:
-        run_condition(condition, data, student, sets)
+        run_condition(condition, data, student, sets, seeds)
 
 
 def teacher_of(data: Data) -> np.ndarray:
