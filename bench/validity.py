@@ -264,7 +264,7 @@ def predictors(
 def _eci_sem(
     vectors: np.ndarray, data: Data, lists: Lists, positive: np.ndarray, chosen: np.ndarray
 ) -> float:
-    """Return eci_sem of all triples, lexical overlap counted as BM25's score over the query's own."""
+    """Return eci_sem of all triples; lexical overlap is BM25's score over the query's highest."""
     size = chosen.shape[1]
     query, own = np.repeat(data.train, size), np.repeat(positive, size)
     overlap = np.take_along_axis(lists.bm25, chosen, 1) / lists.bm25.max(axis=1, keepdims=True)

@@ -5,7 +5,8 @@ For a query q with the positive p, unit vectors z of the encoder in the state in
 starts, and the temperature tau of its loss:
 
     u = sum_{k in {p} + N_q} softmax_k(z_q . z_k / tau) z_k - z_p      the set's pull on the query
-    v = the same with the corpus in place of N_q, the query's other positives left out
+    v = the same with the corpus in place of N_q, without the query's other positives and what
+        scores as high as p, which likely answers q too
     G = Z_Q' U + (Z_Q' U)'         R = Z_Q' V + (Z_Q' V)'              (d, d)
 
 G / tau and R / tau are the gradients of both losses (softmax over the positive and the negatives)
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-EDGES = (-0.3, -0.2, -0.1, 0.0)  # bands of hardness, s_n - s_p, that reports tell apart
+EDGES = (-0.3, -0.2, -0.1, -0.05)  # bands of hardness, s_n - s_p, that reports tell apart
 CHUNK = 1 << 16  # pairs whose vectors are in memory at a time
 
 
@@ -35,12 +36,19 @@ class Pull:
         positives: (n, d), of each query's positive.
         tau: temperature, above 0.
         edges: ascending; they part what is added into bands of s_n - s_p.
+        safe: pass over documents that score as high as the positive: likely false negatives.
     """
 
     def __init__(
-        self, queries: np.ndarray, positives: np.ndarray, tau: float, edges: Sequence[float] = ()
+        self,
+        queries: np.ndarray,
+        positives: np.ndarray,
+        tau: float,
+        edges: Sequence[float] = (),
+        safe: bool = False,
     ):
-        self.queries, self.positives, self.tau, self.edges = queries, positives, tau, list(edges)
+        self.queries, self.positives, self.tau = queries, positives, tau
+        self.edges, self.safe = list(edges), safe
         self.score = np.einsum("nd,nd->n", queries, positives)
         self.top = self.score / tau  # the highest logit so far; mass and pulled are relative to it
         self.mass = np.ones(len(queries))
@@ -56,6 +64,8 @@ class Pull:
         """
         scores = self.queries @ documents.T
         logits = scores / self.tau
+        if self.safe:
+            logits = np.where(scores < self.score[:, None], logits, -np.inf)
         if weights is not None:
             logits = np.where(weights > 0, logits, -np.inf)
         self._rescale(logits.max(axis=1, initial=-np.inf))
@@ -80,6 +90,9 @@ class Pull:
             part = slice(start, start + CHUNK)
             one, two = self.queries[owner[part]], documents[row[part]]
             scores[part] = np.einsum("nd,nd->n", one, two)
+        if self.safe:
+            below = scores < self.score[owner]
+            owner, row, scores = owner[below], row[below], scores[below]
         top = self.top.copy()
         np.maximum.at(top, owner, scores / self.tau)
         self._rescale(top)

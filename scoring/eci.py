@@ -77,3 +77,36 @@ def margins(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.ndarr
     """
     margin = positive[:, None] - negative[None, :]
     return np.maximum(margin, 0.0) if hinge else margin
+
+
+def eci_sem(
+    queries: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+    overlap: np.ndarray | None = None,
+    tau: float = 0.05,
+) -> float:
+    """Return the later, semantic ECI of m triples: log det(I + M), M = (1/m) sum w r r', in nats.
+
+    w = c l h with target consistency c = sigmoid((s_p - s_n) / tau), semantic locality
+    l = max(0, z_p . z_n) and lexical residuality h = 1 - overlap; r = (z_n - z_p) / |z_n - z_p|.
+    Published in words (arXiv 2603.20990, v2 and v3 of June 2026); the formula is reconstructed.
+
+    Args:
+        queries, positives, negatives: (m, d) unit vectors.
+        overlap: (m,) share of the query's words that the negative has, weighed by idf; None is 0.
+        tau: temperature of the consistency.
+
+    >>> query, positive = np.array([[1.0, 0.0]]), np.array([[0.8, 0.6]])
+    >>> round(eci_sem(query, positive, np.array([[0.6, 0.8]])), 3)
+    0.664
+    """
+    safe = ((queries * positives).sum(1) - (queries * negatives).sum(1)) / tau
+    consistency = 0.5 * (1 + np.tanh(safe / 2))
+    locality = np.maximum((positives * negatives).sum(1), 0.0)
+    weight = consistency * locality * (1.0 if overlap is None else 1 - overlap)
+    apart = negatives - positives
+    length = np.linalg.norm(apart, axis=1)
+    scaled = apart * (np.sqrt(weight / max(len(apart), 1)) / np.where(length, length, 1))[:, None]
+    small = scaled @ scaled.T if len(scaled) < scaled.shape[1] else scaled.T @ scaled
+    return float(np.linalg.slogdet(np.eye(len(small)) + small)[1])

@@ -14,12 +14,22 @@ from miner.options import Options, option
 from miner.seeds import generator
 from miner.store import Run
 from miner.tables import METRICS, conform
+from scoring.diagnostics import TAUS, gradient_shares, hardness
 from scoring.eci import capacity, eci_v1, efficiency, margins
 
 # sizes at which sets are compared, the first m negatives of each query
 MATCHED = (1, 3, 5, 10, 25, 50, 100)
 SUMS = ("negatives", "triples", "signal", "margin")
-COLUMNS = (*SUMS, "unsafe", "empty", *(f"{name}@{size}" for size in MATCHED for name in SUMS))
+SHARES = ("gradient_unsafe", "gradient_hard", "gradient_easy")
+PROFILE = tuple(f"{name}_{tau:g}" for tau in TAUS for name in ("n_eff", "top_share"))
+COLUMNS = (
+    *SUMS,
+    "unsafe",
+    "empty",
+    *(f"{name}@{size}" for size in MATCHED for name in SUMS),
+    *SHARES,
+    *PROFILE,
+)
 CHUNK = 1 << 22  # draws that are in memory at a time
 Sums = Mapping[str, np.ndarray]
 Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a resample
@@ -54,6 +64,9 @@ class Score(Options):
         "documents that stand for the corpus, beside each query's candidates; 0 for all of it",
         ge=0,
     )
+    reference_unsafe: bool = option(
+        False, "count documents there that score as high as the positive: likely false negatives"
+    )
     batch: int | None = option(
         None, "coverage with the other texts of a batch of N as negatives too", ge=2
     )
@@ -62,18 +75,21 @@ class Score(Options):
     seed: int = option(0, "seed of the bootstrap")
 
 
-def query_sums(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.ndarray:
+def query_sums(
+    positive: np.ndarray, negative: np.ndarray, hinge: bool, tau: float = 0.05
+) -> np.ndarray:
     """Return all that a set's measures need to know of one query, in the order of COLUMNS.
 
     Args:
         positive: (p,) similarities to the positives.
         negative: (n,) similarities to the negatives, in the order of the set.
         hinge: margins below zero count as zero.
+        tau: temperature of the gradient shares.
 
     Returns:
         (len(COLUMNS),) float64: negatives, triples, sum of s_n, sum of margins over triples,
         triples with s_n >= s_p, 1 if there is no negative; then the first four again for the first
-        m negatives only.
+        m negatives only; gradient shares, and N_eff and top share by temperature.
     """
     sizes = np.minimum((len(negative), *MATCHED), len(negative))
     signal = np.concatenate(([0.0], np.cumsum(negative)))[sizes]
@@ -83,7 +99,11 @@ def query_sums(positive: np.ndarray, negative: np.ndarray, hinge: bool) -> np.nd
     sums = np.stack((sizes, sizes * len(positive), signal, margin), axis=1)
     unsafe = np.count_nonzero(margins(positive, negative, hinge=False) <= 0)
     flags = np.array([unsafe, len(negative) == 0], np.float64)
-    return np.concatenate((sums[0], flags, sums[1:].ravel()))
+    told = np.zeros(len(SHARES) + len(PROFILE))
+    if len(negative):
+        profile = [number for one in TAUS for number in hardness(negative, one)]
+        told = np.concatenate((gradient_shares(positive, negative, tau), profile))
+    return np.concatenate((sums[0], flags, sums[1:].ravel(), told))
 
 
 def read_sums(run: Run, folder: str) -> dict[str, np.ndarray]:
@@ -119,6 +139,9 @@ def set_measures(sums: Sums, queries: int, sizes: Sequence[int]) -> Values:
             }
     values["unsafe_share", None] = ratio(sums["unsafe"], sums["triples"])
     values["queries_without_negatives", None] = sums["empty"] / queries
+    pulled = np.sum([sums[name] for name in SHARES], axis=0)
+    values |= {(name, None): ratio(sums[name], pulled) for name in SHARES}
+    values |= {(name, None): ratio(sums[name], queries - sums["empty"]) for name in PROFILE}
     return values
 
 

@@ -4,8 +4,9 @@ on each query.
 Row number i of a shard stands for its positive number i (`QueryShard.positives`). For the corpus
 stand a seeded sample of documents and all candidates of the query; what of the sample is no
 candidate counts for all that are none, so that the sums are unbiased. Left out are the query's
-positives, and candidates that `select` would never take: what judge duplicates drops, and what is
-as near to a positive as NEAR.
+positives, what scores as high as the positive (a likely false negative: docs/validity.md says what
+that is worth), and candidates that `select` would never take: what judge duplicates drops, and what
+is as near to a positive as NEAR.
 """
 
 from collections.abc import Iterator
@@ -45,10 +46,16 @@ def make_reference(run: Run, options: Score, how: How) -> Manifest | None:
     seen = [index, *(run.need(f"{run.JUDGES}/{judge}", f"judge {judge}") for judge in judges)]
     inputs = run.table_input() | run.need_sources(run.names(run.SOURCES))
     inputs |= {one.stage: one.fingerprint for one in seen}
-    record = {"tau": options.tau, "documents": options.reference, "seed": options.seed}
+    record = {
+        "tau": options.tau,
+        "documents": options.reference,
+        "unsafe": options.reference_unsafe,
+        "seed": options.seed,
+    }
     stage = Stage(REFERENCE, "reference", record, inputs, cheap=True, made_by="score")
-    left_out = f"positives, and what is {NEAR} near to one"
-    left_out += ", and what judge duplicates drops" if "duplicates" in judges else ""
+    left_out = "positives, " + "what scores as high as one, " * (not options.reference_unsafe)
+    left_out += f"what is {NEAR} near to one"
+    left_out += ", what judge duplicates drops" if "duplicates" in judges else ""
     facts = {"vectors": name, "left_out": left_out}
     task = partial(_reference_shard, run, options, name.rpartition("/")[2], "duplicates" in judges)
     return run_stage(run, stage, lambda: task, run.query_shards(), how, lambda: facts)
@@ -86,7 +93,13 @@ def _reference_shard(run: Run, options: Score, index: str, duplicates: bool, key
     pulls, bands = [np.empty((0, width), np.float32)], np.zeros((len(EDGES) + 1, width, width))
     for start in range(0, len(row), CHUNK):
         part = slice(start, start + CHUNK)
-        pull = Pull(queries[owner[part]], vectors.documents(row[part]), options.tau, EDGES)
+        pull = Pull(
+            queries[owner[part]],
+            vectors.documents(row[part]),
+            options.tau,
+            EDGES,
+            not options.reference_unsafe,
+        )
         for tile, weights in _weights(known, sample, vectors.corpus.count, size):
             pull.add(vectors.documents(tile), weights[owner[part]])
         one, item = joined(owner[part], known.query[known.own])

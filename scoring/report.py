@@ -32,7 +32,16 @@ from scoring.show import Row
 
 FOLDER = Run.REPORT
 # options of score that two sets must have in common
-COMPARED = ("unsafe", "confidence", "resamples", "seed", "tau", "reference", "batch")
+COMPARED = (
+    "unsafe",
+    "confidence",
+    "resamples",
+    "seed",
+    "tau",
+    "reference",
+    "reference_unsafe",
+    "batch",
+)
 INPUT = ("format", "folder", "file", "corpus", "split")  # options of ingest that say what was read
 
 

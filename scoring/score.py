@@ -43,6 +43,7 @@ from scoring.reference import make_reference
 from scoring.requirements import require_judged
 from scoring.retrieval import score_source
 from scoring.set_coverage import measure_coverage
+from scoring.set_vectors import describe_vectors
 from scoring.sets import need_set
 
 SIMILARITY = f"{Run.JUDGES}/similarity"
@@ -129,7 +130,7 @@ def _score_set(
     return run_stage(
         run,
         stage,
-        lambda: partial(_sum_shard, run, name, options.unsafe == "hinge"),
+        lambda: partial(_sum_shard, run, name, options),
         run.query_shards(),
         how,
         partial(_write_metrics, run, name, options, stage),
@@ -151,7 +152,10 @@ def _write_metrics(run: Run, name: str, options: Score, stage: Stage) -> dict[st
         if not options.resamples:
             without = {key: values[:0] for key, values in without.items()}
         own = metric_rows(name, covered, without, confidence, with_negatives, left_out=True)
-        rows, facts = pa.concat_tables([own, rows]), facts | told
+        others = describe_vectors(run, name, options)
+        nothing = {key: np.empty(0) for key in others}  # of a sample: no interval
+        beside = metric_rows(name, others, nothing, confidence, with_negatives)
+        rows, facts = pa.concat_tables([own, rows, beside]), facts | told
     if options.probe and (probe := probe_set(run, name, options.probe_most, options.seed)):
         rows = pa.concat_tables([rows, rows_of(name, probe)])
         telling = dict(zip(("negatives", "originals"), probe.telling, strict=True))
@@ -160,7 +164,7 @@ def _write_metrics(run: Run, name: str, options: Score, stage: Stage) -> dict[st
     return facts
 
 
-def _sum_shard(run: Run, name: str, hinge: bool, key: str) -> Shard:
+def _sum_shard(run: Run, name: str, options: Score, key: str) -> Shard:
     """Sum one shard of a set query by query, and count its scores and margins in bins; pairs
     without a finite score are dropped.
     """
@@ -172,7 +176,8 @@ def _sum_shard(run: Run, name: str, hinge: bool, key: str) -> Shard:
     positives, positive_drops = _by_query(shard, shard.positives, judged)
     negatives, negative_drops = _by_query(shard, (query[order], row[order]), judged)
     pairs = list(zip(positives, negatives, strict=True))
-    sums = np.array([query_sums(positive, negative, hinge) for positive, negative in pairs])
+    how = options.unsafe == "hinge", options.tau
+    sums = np.array([query_sums(positive, negative, *how) for positive, negative in pairs])
     sums = sums.reshape(-1, len(COLUMNS))
     columns = {column: sums[:, place] for place, column in enumerate(COLUMNS)}
     per_query = pa.table({"query_id": pa.array(shard.query_ids, pa.string()), **columns})

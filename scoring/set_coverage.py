@@ -130,12 +130,12 @@ def _read_shard(run: Run, name: str, index: str, key: str) -> SetShard:
         one,
         place,
         rank[item],
-        _documents(run, shard, vectors, rows),
+        documents_of(run, shard, vectors, rows),
         owner[at],
     )
 
 
-def _documents(run: Run, shard: QueryShard, vectors: Vectors, rows: np.ndarray) -> np.ndarray:
+def documents_of(run: Run, shard: QueryShard, vectors: Vectors, rows: np.ndarray) -> np.ndarray:
     """Return vectors; those of made documents lie with the reference."""
     made = shard.documents.is_made(rows)
     if not made.any():

@@ -150,7 +150,7 @@ def test_query_sums_of_truncated_and_empty_queries():
     assert by_size == {1: [1, 2, 0.5, 0.0], 3: [3, 6, 0.375, 1.75], 5: [4, 8, 0.375, 2.5]}
     assert (
         query_sums(np.array([0.5]), np.empty(0), hinge=True).tolist()
-        == [0, 0, 0, 0, 0, 1] + [0] * 28
+        == [0, 0, 0, 0, 0, 1] + [0] * 37
     )
     assert query_sums(np.empty(0), np.array([0.5]), hinge=False)[:6].tolist() == [
         1,

@@ -20,7 +20,7 @@ from scoring.select import select
 VECTORS = unit(np.random.default_rng(5), 17, 6).astype(np.float32)
 DOCUMENTS = {f"d{number:02d}": VECTORS[number - 1] for number in range(1, 13)}
 QUERIES = {f"q{number}": VECTORS[11 + number] for number in range(1, 6)}
-WHOLE = Score(resamples=20, reference=0)
+WHOLE = Score(resamples=20, reference=0, reference_unsafe=True)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def values(run, name):
     return {row["measure"]: row for row in metrics(run).to_pylist() if row["set_name"] == name}
 
 
-def gradients(run, name, first=None):
+def gradients(run, name, first=None, safe=False):
     """G and R of a set by plain loops; a query without a negative counts in neither."""
     chosen = {}
     for query_id, doc_id, rank in rows(run, f"5_sets/{name}", "query_id", "doc_id", "rank"):
@@ -57,8 +57,10 @@ def gradients(run, name, first=None):
         assert near < 0.98  # nothing is left out of the reference but positives
         others = [doc_id for doc_id in DOCUMENTS if doc_id not in GOLD[query_id]]
         for positive in GOLD[query_id]:
-            for doc_ids, total in ((negatives, own), (others, reference)):
-                documents = np.array([DOCUMENTS[doc_id] for doc_id in doc_ids], float)
+            least = QUERIES[query_id] @ DOCUMENTS[positive] if safe else 2
+            left = [doc_id for doc_id in others if QUERIES[query_id] @ DOCUMENTS[doc_id] < least]
+            for doc_ids, total in ((negatives, own), (left, reference)):
+                documents = np.array([DOCUMENTS[one] for one in doc_ids], float).reshape(-1, 6)
                 pull = plain_pull(
                     QUERIES[query_id].astype(float), DOCUMENTS[positive].astype(float), documents
                 )
@@ -80,11 +82,21 @@ def test_coverage_is_that_of_plain_loops_however_the_run_is_cut(tmp_path, name, 
             assert row["k"] == first and row["low"] <= row["value"] <= row["high"]
 
 
+def test_what_scores_as_high_as_the_positive_is_no_reference(tmp_path):
+    run = made(tmp_path / "run")
+    score(run, Score(resamples=0, reference=0), HOW)
+    own, reference = gradients(run, "both", safe=True)
+    assert values(run, "both")["coverage"]["value"] == pytest.approx(
+        coverage(own, reference), abs=1e-5
+    )
+    assert coverage(own, reference) != pytest.approx(coverage(*gradients(run, "both")), abs=0.01)
+
+
 def test_bands_share_out_what_the_corpus_asks_for(tmp_path):
     run = made(tmp_path / "run")
     score(run, WHOLE, HOW)
     bands = run.need("6_metrics/_per_query/both", "score").facts["coverage_bands"]
-    assert [band["above"] for band in bands] == [None, -0.3, -0.2, -0.1, 0.0]
+    assert [band["above"] for band in bands] == [None, -0.3, -0.2, -0.1, -0.05]
     assert sum(band["asked"] for band in bands) == pytest.approx(1, abs=1e-3)
     assert all(abs(band["given"]) <= 1 for band in bands)
 
@@ -95,7 +107,11 @@ def test_a_sample_with_all_candidates_comes_near_to_the_whole(tmp_path):
     whole = run.path / "6_metrics/_reference/00000.npy"
     expected = np.load(whole)
     for size, off in ((12, 1e-6), (11, 0.2)):
-        score(run, Score(resamples=0, reference=size), HOW.__class__(force=True))
+        score(
+            run,
+            Score(resamples=0, reference=size, reference_unsafe=True),
+            HOW.__class__(force=True),
+        )
         assert np.abs(np.load(whole) - expected).max() <= off
     facts = run.need("6_metrics/_per_query/both", "score").facts["coverage_reference"]
     assert facts["documents"] == 11 and "positives" in facts["left_out"]
@@ -119,7 +135,7 @@ def test_near_copies_of_positives_and_what_duplicates_drops_are_no_reference(tmp
 
 def test_a_batch_brings_the_texts_of_others_along(tmp_path):
     run = made(tmp_path / "run", shard_queries=5)
-    score(run, Score(resamples=0, reference=0, batch=64), HOW)
+    score(run, Score(resamples=0, reference=0, reference_unsafe=True, batch=64), HOW)
     chosen = rows(run, "5_sets/dense", "query_id", "doc_id")
     asked = {query_id for query_id, _ in chosen}
     # one batch: all positives of queries with negatives, and all negatives

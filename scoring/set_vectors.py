@@ -1,0 +1,106 @@
+"""sets + vectors, texts -> what describes a set of negatives as a whole: of a seeded sample of its
+triples, so that a set of any size takes the same memory.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from miner.query_shard import IDS, QueryShard
+from miner.search.vectors import Vectors
+from miner.seeds import uniform
+from miner.store import Run
+from scoring.coverage import joined
+from scoring.diagnostics import alignment, centroid_gap, effective_size, ngram_diversity, uniformity
+from scoring.eci import eci_sem
+from scoring.judgments import read_judgments
+from scoring.metrics import REFERENCE, Score, Values
+from scoring.set_coverage import documents_of
+
+SAMPLE = 2000  # triples
+
+
+class Triples(NamedTuple):
+    """Some triples of a set, n of them.
+
+    Attributes:
+        queries, positives, negatives: vectors (n, d).
+        overlap: share of the query's words that the negative has (n,); nan for none.
+        texts: of the negatives.
+    """
+
+    queries: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+    overlap: np.ndarray
+    texts: list[str]
+
+
+def describe_vectors(run: Run, name: str, options: Score) -> Values:
+    """Return the measures of a set that need vectors or texts; none if it has no triple."""
+    counts, made = _count_documents(run, name)
+    total = int(counts.sum()) + made
+    index = str(run.need(REFERENCE, "score").facts["vectors"]).rpartition("/")[2]
+    parts = list(_sample(run, name, index, min(1.0, SAMPLE / max(total, 1)), options.seed))
+    if not parts:
+        return {}
+    *arrays, texts = zip(*parts, strict=True)
+    queries, positives, negatives, overlaps = (np.concatenate(column) for column in arrays)
+    lines = [text for part in texts for text in part]
+    found = Triples(queries, positives, negatives, overlaps, lines)
+    known = ~np.isnan(found.overlap).all()
+    overlap = np.nan_to_num(found.overlap) if known else None
+    vectors = found.queries, found.positives, found.negatives
+    values = {
+        "eci_sem": eci_sem(*vectors, overlap, options.tau),
+        "alignment": alignment(found.queries, found.positives),
+        "uniformity": uniformity(found.negatives),
+        "cross_uniformity": uniformity(found.positives, found.negatives),
+        "centroid_gap": centroid_gap(found.positives, found.negatives),
+        "ngram_diversity": ngram_diversity(found.texts),
+        "effective_documents": effective_size(np.append(counts[counts > 0], np.ones(made))),
+    }
+    return {(measure, None): np.array([value]) for measure, value in values.items()}
+
+
+def _count_documents(run: Run, name: str) -> tuple[np.ndarray, int]:
+    """Return how often each document of the corpus is a negative, and how many made ones are."""
+    counts, made = np.zeros(0, np.int64), 0
+    for key in run.query_shards():
+        shard = QueryShard(run, key)
+        row = shard.places(run.read(f"{run.SETS}/{name}", key, IDS))[1]
+        new = shard.documents.is_made(row)
+        more = np.bincount(row[~new], minlength=shard.documents.count)
+        counts, made = (counts + more if len(counts) else more), made + int(new.sum())
+    return counts, made
+
+
+def _sample(
+    run: Run, name: str, index: str, share: float, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]]:
+    """Yield the triples of each shard whose negative is drawn; a negative goes with the first
+    positive of its query.
+    """
+    judged = run.find(f"{run.JUDGES}/overlap") is not None
+    for key in run.query_shards():
+        shard, vectors = QueryShard(run, key), Vectors(run, index)
+        chosen = run.read(f"{run.SETS}/{name}", key, IDS)
+        ids = zip(*(chosen[column].to_pylist() for column in IDS), strict=True)
+        drawn = np.array([uniform(seed, *pair) < share for pair in ids], bool)
+        query, row = (places[drawn] for places in shard.places(chosen))
+        first = np.unique(shard.positives[0], return_index=True)
+        place, item = joined(query, first[0])
+        query, row = query[place], row[place]
+        if len(query):
+            positive = shard.positives[1][first[1][item]]
+            overlap = np.full(len(query), np.nan)
+            if judged:
+                overlap = read_judgments(shard, "overlap").scores(shard.codes(query, row))
+            yield (
+                vectors.queries(key)[query],
+                vectors.documents(positive),
+                documents_of(run, shard, vectors, row),
+                overlap,
+                shard.documents.texts(row),
+            )
