@@ -60,7 +60,7 @@ def _plan_stage(config: Mapping[str, Any], stage: str) -> list[Planned]:
             for name, (_, values) in kinds(config, stage).items()
         ]
     if stage in SINGLE:
-        asked = stage in config or "select" in config
+        asked = stage in config or (stage != "tune" and "select" in config)
         return [_planned(by_kind[None], stage, section(config, stage))] if asked else []
     sections = kinds(config, stage)
     for name, kind in _implied(config, stage):

@@ -81,6 +81,10 @@ def perform(
     else:
         for manifest in manifests:
             print_manifest(manifest)
+    if getattr(options, "recommend", False):
+        from scoring.report import verdict
+
+        print("\n".join(verdict(at.run)), file=sys.stderr if as_json else sys.stdout)
 
 
 def call(run: "Run", step: Step, options: Options, force: bool, workers: int) -> "list[Manifest]":
@@ -135,6 +139,10 @@ def print_manifest(manifest: "Manifest") -> None:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
     print(f"{manifest.stage}: {count_words(manifest.stage, manifest.rows)} ({how})")
     print_drops(manifest.drops)
+    for line in manifest.facts.get("verdict", ()):
+        print(f"  {line}")
+    if "section" in manifest.facts:
+        print(f"\n{manifest.facts['section']}")
     others, effective = (
         manifest.facts.get("other_positives"),
         manifest.facts.get("effective_sample_size"),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from miner.sources import SOURCES, Part, with_others
 from scoring.judges import JUDGES
 
-STAGES = ("ingest", "index", "mine", "judge", "select", "score", "report", "export")
+STAGES = ("ingest", "index", "mine", "judge", "tune", "select", "score", "report", "export")
 
 
 class Step(NamedTuple):
@@ -45,6 +45,7 @@ INDEXES = {
     "dense": Part("miner.search.vectors:index_dense", "Vectors of all documents and queries."),
 }
 SINGLE = {
+    "tune": Part("scoring.tune:tune", "Search recipes for the highest coverage."),
     "select": Part("scoring.select:select", "A recipe: which candidates become negatives."),
     "score": Part("scoring.score:score", "ECI and its parts; retrieval quality of sources."),
     "report": Part("scoring.report:report", "One self-contained page."),

@@ -79,9 +79,14 @@ class Fate(NamedTuple):
         """Return the rows of `sets`, `rejected` and `promoted`."""
         rejected = self._rejected()
         up = pc.starts_with(rejected["reason"], "promote:")
-        return self._kept(), rejected.filter(pc.invert(up)), conform(rejected.filter(up), PROMOTED)
+        return (
+            self.negative_rows(),
+            rejected.filter(pc.invert(up)),
+            conform(rejected.filter(up), PROMOTED),
+        )
 
-    def _kept(self) -> pa.Table:
+    def negative_rows(self) -> pa.Table:
+        """Return the rows of `sets`."""
         found, recipe = self.found, self.found.recipe
         rows = np.flatnonzero(self.kept)
         rows = rows[np.lexsort((found.source[rows], self.turn[rows], found.query[rows]))]

@@ -43,21 +43,9 @@ FOLDER, SETS, SOURCES = Run.METRICS, f"{Run.METRICS}/_per_query", f"{Run.METRICS
 Unsafe = Literal["hinge", "none"]
 
 
-class Score(Options):
-    """ECI and its parts, for sets; retrieval quality, for sources."""
+class Covering(Options):
+    """How coverage is measured."""
 
-    sets: tuple[str, ...] = option((), "sets to score [default: all]", argument=True)
-    unsafe: Unsafe = option(
-        "hinge", "margins below zero count as zero (hinge) or as they are (none)"
-    )
-    probe: bool = option(
-        False,
-        "artefact probe: can a classifier of words alone tell negatives from originals? (.5: it"
-        " cannot)",
-    )
-    probe_most: int = option(
-        50000, "pairs of negative and original that the probe reads; of more a part is drawn", ge=10
-    )
     tau: float = option(0.05, "temperature of the loss that you will train with", gt=0)
     reference: int = option(
         4096,
@@ -70,9 +58,27 @@ class Score(Options):
     batch: int | None = option(
         None, "coverage with the other texts of a batch of N as negatives too", ge=2
     )
+    seed: int = option(0, "seed of every draw")
+
+
+class Score(Covering):
+    """ECI and its parts, for sets; retrieval quality, for sources."""
+
+    sets: tuple[str, ...] = option((), "sets to score [default: all]", argument=True)
+    unsafe: Unsafe = option(
+        "hinge", "margins below zero count as zero (hinge) or as they are (none)"
+    )
+    recommend: bool = option(False, "say which set to train on, and why")
+    probe: bool = option(
+        False,
+        "artefact probe: can a classifier of words alone tell negatives from originals? (.5: it"
+        " cannot)",
+    )
+    probe_most: int = option(
+        50000, "pairs of negative and original that the probe reads; of more a part is drawn", ge=10
+    )
     resamples: int = option(1000, "bootstrap resamples of queries; 0 for no intervals", ge=0)
     confidence: float = option(0.95, "of the intervals", gt=0, lt=1)
-    seed: int = option(0, "seed of the bootstrap")
 
 
 def query_sums(

@@ -23,13 +23,13 @@ from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from scoring.coverage import EDGES, Pull, head_gradient, joined
 from scoring.judgments import read_judgments
-from scoring.metrics import REFERENCE, Score
+from scoring.metrics import REFERENCE, Covering
 
 NEAR = 0.98  # as `select --near-positive` leaves out by default
 CHUNK, TILE = 512, 4096  # positives and documents at a time
 
 
-def make_reference(run: Run, options: Score, how: How) -> Manifest | None:
+def make_reference(run: Run, options: Covering, how: How) -> Manifest | None:
     """Compute how the corpus pulls on all queries: 6_metrics/_reference; None where no index has
     the vectors that judge similarity compared.
 
@@ -85,7 +85,7 @@ def _known_documents(shard: QueryShard, duplicates: bool) -> Known:
     return Known(pairs.query, pairs.row, own)
 
 
-def _reference_shard(run: Run, options: Score, index: str, duplicates: bool, key: str) -> Shard:
+def _reference_shard(run: Run, options: Covering, index: str, duplicates: bool, key: str) -> Shard:
     shard, vectors = QueryShard(run, key), Vectors(run, index)
     (owner, row), queries = shard.positives, vectors.queries(key)
     known, size = _known_documents(shard, duplicates), len(queries)
@@ -114,7 +114,7 @@ def _reference_shard(run: Run, options: Score, index: str, duplicates: bool, key
     return Shard({**files, key: np.concatenate(pulls)})
 
 
-def _sample(options: Score, documents: int) -> np.ndarray:
+def _sample(options: Covering, documents: int) -> np.ndarray:
     """Return rows of documents, ascending; all of them if the sample is 0 or as large."""
     if not 0 < options.reference < documents:
         return np.arange(documents)

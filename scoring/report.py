@@ -82,7 +82,11 @@ def report(run: Run, options: Report, how: How) -> Manifest:
         "sources": len(data["sources"]),
         "examples": len(data["examples"]),
     }
-    facts = {"page": f"{FOLDER}/report.html", "data": f"{FOLDER}/report.json"}
+    facts = {
+        "page": f"{FOLDER}/report.html",
+        "data": f"{FOLDER}/report.json",
+        "verdict": data["findings"],
+    }
     return finish(run, stage, watch, rows=rows, drops={}, facts=facts, shards=1, resumed_shards=0)
 
 
@@ -92,14 +96,7 @@ def collect(run: Run, options: Report) -> Row:
     Raises:
         UserError: no set is scored.
     """
-    names = run.names(SCORED)
-    if not names:
-        raise UserError(f"{run.path} has no scored set; run `quarry score` first")
-    sets = [_describe_set(run, name) for name in names]
-    matched = matched_size(sets)
-    by = leading(sets)
-    measure = f"{by}@{matched}" if matched else by
-    sets.sort(key=lambda row: (-value_of(row, measure), row["name"]))
+    sets, measure, matched = _ordered_sets(run)
     current = current_sets(run)
     shown = [row["name"] for row in sets if row["name"] in current]
     stages = [_stage(run, manifest) for manifest in _manifests(run)]
@@ -107,8 +104,8 @@ def collect(run: Run, options: Report) -> Row:
         "run": _run_facts(run),
         "options": options.record(),
         "matched": matched,
-        "by": by,
-        "findings": findings(sets, matched, _lead(run, sets, measure, matched), by),
+        "by": measure.partition("@")[0],
+        "findings": _said(run, sets, measure, matched),
         "warnings": _warnings(run, sets, stages),
         "sets": sets,
         "sources": _sources(run),
@@ -116,6 +113,31 @@ def collect(run: Run, options: Report) -> Row:
         "examples": read_examples(run, options.examples, options.seed, shown),
         "stages": stages,
     }
+
+
+def verdict(run: Run) -> list[str]:
+    """Say which of the scored sets to train on, and why, in plain sentences.
+
+    Raises:
+        UserError: no set is scored.
+    """
+    return _said(run, *_ordered_sets(run))
+
+
+def _said(run: Run, sets: list[Row], measure: str, matched: int | None) -> list[str]:
+    lead = _lead(run, sets, measure, matched)
+    return findings(sets, matched, lead, measure.partition("@")[0])
+
+
+def _ordered_sets(run: Run) -> tuple[list[Row], str, int | None]:
+    """Return the scored sets, the best first; by which measure; and at which |N|."""
+    names = run.names(SCORED)
+    if not names:
+        raise UserError(f"{run.path} has no scored set; run `quarry score` first")
+    sets = [_describe_set(run, name) for name in names]
+    matched, by = matched_size(sets), leading(sets)
+    measure = f"{by}@{matched}" if matched else by
+    return sorted(sets, key=lambda row: (-value_of(row, measure), row["name"])), measure, matched
 
 
 # ---- what the run says of itself

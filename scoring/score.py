@@ -120,7 +120,7 @@ def _score_set(
     stage = Stage(
         f"{SETS}/{name}",
         "per_query",
-        options.model_dump(mode="json", exclude={"sets"}),
+        options.model_dump(mode="json", exclude={"sets", "recommend"}),
         tables
         | {made.stage: made.fingerprint, SIMILARITY: similar.fingerprint}
         | ({reference.stage: reference.fingerprint} if reference else {}),

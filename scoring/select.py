@@ -116,6 +116,18 @@ def preview(run: Run, options: Select) -> dict[str, Any]:
     }
 
 
+def kept_rows(run: Run, options: Select) -> Iterator[tuple[str, pa.Table]]:
+    """Yield for each query shard the negatives that a recipe would choose, and write nothing.
+
+    Raises:
+        UserError: as in `select`.
+    """
+    recipe = read_recipe(run, options)
+    prepared = prepare(run, recipe)
+    for key in run.query_shards():
+        yield key, choose(run, recipe, prepared, key).negative_rows()
+
+
 def _funnel(fates: Counter[tuple[int, int, str]], source: int) -> dict[str, int]:
     """Count by fate, which may be met at two steps; the fates are those of any source, so that
     sources can be set side by side.

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from miner.query_shard import IDS, QueryShard
 from miner.search.vectors import Vectors
@@ -21,7 +22,7 @@ from miner.seeds import generator, hash_of
 from miner.store import Run
 from scoring.coverage import EDGES, Pull, coverage, coverage_cosine, head_gradient, joined
 from scoring.metrics import REFERENCE as FOLDER
-from scoring.metrics import Score, Values
+from scoring.metrics import Covering, Values
 
 BLOCKS = 32
 REFERENCE = "reference"
@@ -54,7 +55,7 @@ class SetShard(NamedTuple):
 
 
 def measure_coverage(
-    run: Run, name: str, options: Score, sizes: Sequence[int]
+    run: Run, name: str, options: Covering, sizes: Sequence[int]
 ) -> tuple[Values, Values, dict[str, Any]]:
     """Return the measures of a set, what they are without each block of queries, and facts: the
     reference, and what of it the set gives by band of hardness.
@@ -90,47 +91,65 @@ def measure_coverage(
 
 
 def _sum_blocks(
-    run: Run, name: str, options: Score, sizes: Sequence[int | None]
+    run: Run, name: str, options: Covering, sizes: Sequence[int | None]
 ) -> dict[int | str | None, np.ndarray]:
     """Return G of a set's first negatives, by their number, and R, in blocks of queries: (BLOCKS,
     d, d) float32 each.
     """
-    index = str(run.need(FOLDER, "score").facts["vectors"]).rpartition("/")[2]
-    width = Vectors(run, index).queries(run.query_shards()[0]).shape[1]
+    vectors = read_vectors(run)
+    width = vectors.queries(run.query_shards()[0]).shape[1]
     sums: dict[int | str | None, np.ndarray] = {
         size: np.zeros((BLOCKS, width, width), np.float32) for size in (REFERENCE, *sizes)
     }
     for key in run.query_shards():
-        held = _read_shard(run, name, index, key)
-        pulls = chain([(REFERENCE, held.reference)], _pulls(held, options, sizes))
-        for size, pull in pulls:
-            for block in np.unique(held.block):
-                mine = held.block == block
-                sums[size][block] += head_gradient(held.queries[mine], pull[mine])
+        chosen = run.read(f"{run.SETS}/{name}", key, [*IDS, "rank"])
+        held = read_held(QueryShard(run, key), vectors, chosen)
+        for size, pull in chain([(REFERENCE, held.reference)], pulls_of(held, options, sizes)):
+            add_blocks(sums[size], held, pull)
     return sums
 
 
-def _read_shard(run: Run, name: str, index: str, key: str) -> SetShard:
-    shard, vectors = QueryShard(run, key), Vectors(run, index)
-    chosen = run.read(f"{run.SETS}/{name}", key, [*IDS, "rank"])
+def read_vectors(run: Run) -> Vectors:
+    """Return the vectors that the reference was made of."""
+    return Vectors(run, str(run.need(FOLDER, "score").facts["vectors"]).rpartition("/")[2])
+
+
+def add_blocks(sums: np.ndarray, held: SetShard, pull: np.ndarray) -> None:
+    """Add the gradients of a shard to those of its blocks of queries (BLOCKS, d, d)."""
+    for block in np.unique(held.block):
+        mine = held.block == block
+        sums[block] += head_gradient(held.queries[mine], pull[mine])
+
+
+def read_held(
+    shard: QueryShard, vectors: Vectors, chosen: pa.Table, everyone: bool = False
+) -> SetShard:
+    """Read what the coverage of a set takes of one shard.
+
+    Args:
+        shard: the queries.
+        vectors: of the reference.
+        chosen: query_id, doc_id, rank of the negatives.
+        everyone: queries without a negative count as well: they have no gradient.
+    """
     query, row = shard.places(chosen)
     order = np.lexsort((chosen["rank"].to_numpy(), query))
     query, row = query[order], row[order]
     rank = np.arange(len(query)) - np.searchsorted(query, query)
     owner, positive = shard.positives
-    at = np.flatnonzero(np.isin(owner, query))
+    at = np.flatnonzero(np.isin(owner, query) | everyone)
     one, item = joined(owner[at], query)
     rows, place = np.unique(row[item], return_inverse=True)
     block = [hash_of(0, shard.query_ids[query]) % BLOCKS for query in owner[at].tolist()]
     return SetShard(
         np.array(block, np.int64),
-        vectors.queries(key)[owner[at]],
+        vectors.queries(shard.key)[owner[at]],
         vectors.documents(positive[at]),
-        np.load(run.path / FOLDER / f"{key}.npy", mmap_mode="r")[at],
+        np.load(shard.run.path / FOLDER / f"{shard.key}.npy", mmap_mode="r")[at],
         one,
         place,
         rank[item],
-        documents_of(run, shard, vectors, rows),
+        documents_of(shard.run, shard, vectors, rows),
         owner[at],
     )
 
@@ -147,8 +166,8 @@ def documents_of(run: Run, shard: QueryShard, vectors: Vectors, rows: np.ndarray
     return out
 
 
-def _pulls(
-    held: SetShard, options: Score, sizes: Sequence[int | None]
+def pulls_of(
+    held: SetShard, options: Covering, sizes: Sequence[int | None]
 ) -> Iterator[tuple[int | None, np.ndarray]]:
     """Yield for each size u (p, d): of the positive's own first negatives, and with a batch also
     of what stands beside it there.

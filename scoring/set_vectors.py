@@ -8,15 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from miner.query_shard import IDS, QueryShard
-from miner.search.vectors import Vectors
 from miner.seeds import uniform
 from miner.store import Run
 from scoring.coverage import joined
 from scoring.diagnostics import alignment, centroid_gap, effective_size, ngram_diversity, uniformity
 from scoring.eci import eci_sem
 from scoring.judgments import read_judgments
-from scoring.metrics import REFERENCE, Score, Values
-from scoring.set_coverage import documents_of
+from scoring.metrics import Score, Values
+from scoring.set_coverage import documents_of, read_vectors
 
 SAMPLE = 2000  # triples
 
@@ -41,8 +40,7 @@ def describe_vectors(run: Run, name: str, options: Score) -> Values:
     """Return the measures of a set that need vectors or texts; none if it has no triple."""
     counts, made = _count_documents(run, name)
     total = int(counts.sum()) + made
-    index = str(run.need(REFERENCE, "score").facts["vectors"]).rpartition("/")[2]
-    parts = list(_sample(run, name, index, min(1.0, SAMPLE / max(total, 1)), options.seed))
+    parts = list(_draw_triples(run, name, min(1.0, SAMPLE / max(total, 1)), options.seed))
     if not parts:
         return {}
     *arrays, texts = zip(*parts, strict=True)
@@ -76,15 +74,16 @@ def _count_documents(run: Run, name: str) -> tuple[np.ndarray, int]:
     return counts, made
 
 
-def _sample(
-    run: Run, name: str, index: str, share: float, seed: int
+def _draw_triples(
+    run: Run, name: str, share: float, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]]:
     """Yield the triples of each shard whose negative is drawn; a negative goes with the first
     positive of its query.
     """
     judged = run.find(f"{run.JUDGES}/overlap") is not None
+    vectors = read_vectors(run)
     for key in run.query_shards():
-        shard, vectors = QueryShard(run, key), Vectors(run, index)
+        shard = QueryShard(run, key)
         chosen = run.read(f"{run.SETS}/{name}", key, IDS)
         ids = zip(*(chosen[column].to_pylist() for column in IDS), strict=True)
         drawn = np.array([uniform(seed, *pair) < share for pair in ids], bool)

@@ -102,6 +102,17 @@ def make_reranker(
     return folder
 
 
+@pytest.fixture
+def by_hand(monkeypatch):
+    """Similarity reads the vectors that lie in 2_index/dense; no model is asked for."""
+    from scoring.judge import similarity
+
+    monkeypatch.setattr(similarity, "find_index", lambda run, options: "dense")
+    monkeypatch.setattr(similarity, "encoder_fingerprint", lambda options: "by hand")
+    monkeypatch.setattr(similarity, "encoder_facts", lambda options: {})
+    monkeypatch.setattr(similarity, "target_encoder", lambda run, options: options)
+
+
 @pytest.fixture(scope="session")
 def reranker(tmp_path_factory) -> str:
     return str(make_reranker(tmp_path_factory.mktemp("reranker"), seed=3))

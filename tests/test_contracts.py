@@ -233,6 +233,7 @@ EXAMPLES = [
     "scoring.cells",
     "scoring.cement",
     "scoring.coverage",
+    "scoring.diagnostics",
     "scoring.eci",
     "scoring.judge.shingles",
     "scoring.metrics",

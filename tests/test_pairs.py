@@ -38,15 +38,6 @@ JUDGES = {
 }
 
 
-@pytest.fixture
-def by_hand(monkeypatch):
-    """Similarity reads the vectors that lie in 2_index/dense; no model is asked for."""
-    monkeypatch.setattr(scoring.judge.similarity, "find_index", lambda run, options: "dense")
-    monkeypatch.setattr(scoring.judge.similarity, "encoder_fingerprint", lambda options: "by hand")
-    monkeypatch.setattr(scoring.judge.similarity, "encoder_facts", lambda options: {})
-    monkeypatch.setattr(scoring.judge.similarity, "target_encoder", lambda run, options: options)
-
-
 def made(path, *found, **changes):
     """A run with some sources, a BM25 index and vectors, and no judge."""
     run = toy_run(

@@ -8,7 +8,6 @@ from test_coverage import plain_pull, unit
 from toy import FOUND, GOLD, HOW, rows, toy_run
 from vectors import write_vectors
 
-import scoring.judge.similarity
 from miner.query_shard import QueryShard
 from scoring.coverage import coverage, coverage_cosine, head_gradient
 from scoring.judge.similarity import JudgeSimilarity, judge_similarity
@@ -20,16 +19,8 @@ from scoring.select import select
 VECTORS = unit(np.random.default_rng(5), 17, 6).astype(np.float32)
 DOCUMENTS = {f"d{number:02d}": VECTORS[number - 1] for number in range(1, 13)}
 QUERIES = {f"q{number}": VECTORS[11 + number] for number in range(1, 6)}
+pytestmark = pytest.mark.usefixtures("by_hand")
 WHOLE = Score(resamples=20, reference=0, reference_unsafe=True)
-
-
-@pytest.fixture(autouse=True)
-def by_hand(monkeypatch):
-    """Similarity reads the vectors that lie in 2_index/dense; no model is asked for."""
-    monkeypatch.setattr(scoring.judge.similarity, "find_index", lambda run, options: "dense")
-    monkeypatch.setattr(scoring.judge.similarity, "encoder_fingerprint", lambda options: "by hand")
-    monkeypatch.setattr(scoring.judge.similarity, "encoder_facts", lambda options: {})
-    monkeypatch.setattr(scoring.judge.similarity, "target_encoder", lambda run, options: options)
 
 
 def made(path, **changes):
