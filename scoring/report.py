@@ -105,7 +105,7 @@ def collect(run: Run, options: Report) -> Row:
         "options": options.record(),
         "matched": matched,
         "by": measure.partition("@")[0],
-        "findings": _said(run, sets, measure, matched),
+        "findings": _findings_of(run, sets, measure, matched),
         "warnings": _warnings(run, sets, stages),
         "sets": sets,
         "sources": _sources(run),
@@ -121,10 +121,10 @@ def verdict(run: Run) -> list[str]:
     Raises:
         UserError: no set is scored.
     """
-    return _said(run, *_ordered_sets(run))
+    return _findings_of(run, *_ordered_sets(run))
 
 
-def _said(run: Run, sets: list[Row], measure: str, matched: int | None) -> list[str]:
+def _findings_of(run: Run, sets: list[Row], measure: str, matched: int | None) -> list[str]:
     lead = _lead(run, sets, measure, matched)
     return findings(sets, matched, lead, measure.partition("@")[0])
 

@@ -203,4 +203,6 @@ def test_help_names_every_option_with_its_default(step):
         if field.default not in (None, False, ()) and not field.is_required():
             # a switch shows which of its two names holds
             default = name if field.default is True else field.default
+            if isinstance(default, tuple):
+                default = ", ".join(map(str, default))
             assert "".join(f"{field.description}[default:{default}]".split()) in said

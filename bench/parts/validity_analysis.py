@@ -69,13 +69,18 @@ def analyse(cache: Path) -> dict[str, Any]:
     """Return all tables."""
     measured = read_conditions(cache)
     names = list(measured[0].predictors)
+    small = [one for one in measured if _student(one) in ("head", "static")]
+    layer = [one for one in measured if _student(one) == "layer"]
     groups = {
-        "explicit, adam": [one for one in measured if _is(one, "explicit", "adam")],
-        "in-batch, adam": [one for one in measured if _is(one, "in-batch", "adam")],
-        "explicit, sgd": [one for one in measured if _is(one, "explicit", "sgd")],
-        "in-batch, sgd": [one for one in measured if _is(one, "in-batch", "sgd")],
-        "held out": [one for one in measured if "minilm" in one.name],
+        f"{loss}, {optimiser}, {students}": [one for one in some if _is(one, loss, optimiser)]
+        for loss in ("explicit", "in-batch")
+        for optimiser in ("adam", "sgd")
+        for students, some in (("head and static", small), ("layer", layer))
     }
+    groups["explicit, adam, all three"] = [
+        one for one in (*small, *layer) if _is(one, "explicit", "adam")
+    ]
+    groups["held out: minilm"] = [one for one in measured if _student(one) == "minilm"]
     tables = {group: _table(members, names) for group, members in groups.items() if members}
     plain = {
         group: _table([_without(one, DEGENERATE) for one in members], names)
@@ -96,8 +101,12 @@ def analyse(cache: Path) -> dict[str, Any]:
     }
 
 
+def _student(one: Measured) -> str:
+    return one.name.split("-")[1]
+
+
 def _is(one: Measured, loss: str, optimiser: str) -> bool:
-    return f"-{loss}-" in one.name and one.name.endswith(optimiser) and "minilm" not in one.name
+    return f"-{loss}-" in one.name and one.name.endswith(optimiser)
 
 
 def _without(one: Measured, names: tuple[str, ...]) -> Measured:
@@ -111,8 +120,7 @@ def _without(one: Measured, names: tuple[str, ...]) -> Measured:
 
 def _table(members: list[Measured], names: list[str]) -> dict[str, Any]:
     """Return predictor -> mean correlation with its interval, worst condition, pairs, regret, and
-    by how
-    much it beats ECI v1.
+    by how much it beats ECI v1.
     """
     resampled = _resampled(members, names)
     rows = {}
@@ -128,7 +136,7 @@ def _table(members: list[Measured], names: list[str]) -> dict[str, Any]:
             "interval": _interval(resampled[:, place]),
             "worst": round(min(rho), 3),
             "kendall": round(float(np.mean(kendall)), 3),
-            "pairs right": round(float(np.mean(pairs)), 3),
+            "pairs right": round(float(np.nanmean(pairs)), 3),
             "regret": round(float(np.mean([_regret(one, name) for one in members])), 4),
             "over eci_v1": _interval(resampled[:, place] - resampled[:, names.index("eci_v1")]),
         }
@@ -172,7 +180,7 @@ def _pairs(one: Measured, name: str) -> float:
         for a, b in combinations(range(len(gain)), 2)
         if abs(gain[a] - gain[b]) > least
     ]
-    return float(np.mean(right))
+    return float(np.mean(right)) if right else float("nan")
 
 
 def _regret(one: Measured, name: str) -> float:
