@@ -11,6 +11,20 @@ from scoring.reasons import REASONS
 from scoring.show import Row
 
 CUT = 300  # characters of a text that are shown
+# what the page shows of a set in a table of its own
+BESIDE = (
+    "gradient_unsafe",
+    "gradient_hard",
+    "gradient_easy",
+    "n_eff_0.05",
+    "top_share_0.05",
+    "effective_documents",
+    "eci_sem",
+    "uniformity",
+    "cross_uniformity",
+    "centroid_gap",
+    "ngram_diversity",
+)
 TERMS = {
     "|N|": "Mean number of negatives of a query.",
     "coverage@": (
@@ -73,10 +87,16 @@ def render_page(data: Row) -> str:
         plotlyjs=get_plotlyjs(),
         terms=TERMS,
         reasons=REASONS,
+        measures_beside=_measures_beside,
         label=LABELS[data["by"]],
         colours=COLOURS,
         limit=LIMIT,
     )
+
+
+def _measures_beside(sets: list[Row]) -> list[str]:
+    """Return the measures of BESIDE that a set has."""
+    return [name for name in BESIDE if any(name in row["measures"] for row in sets)]
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

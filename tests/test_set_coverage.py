@@ -1,5 +1,6 @@
 """Coverage of sets of the toy run, against plain loops over its vectors."""
 
+import json
 import math
 
 import numpy as np
@@ -10,9 +11,12 @@ from vectors import write_vectors
 
 from miner.query_shard import QueryShard
 from scoring.coverage import coverage, coverage_cosine, head_gradient
+from scoring.diagnostics import centroid_gap, effective_size, uniformity
+from scoring.eci import eci_sem
 from scoring.judge.similarity import JudgeSimilarity, judge_similarity
 from scoring.metrics import Score, paired_difference
 from scoring.recipe import Select
+from scoring.report import Report, report, verdict
 from scoring.score import metrics, score
 from scoring.select import select
 
@@ -164,3 +168,35 @@ def test_without_vectors_of_the_target_encoder_there_is_none(tmp_path):
     found = values(run, "dense")
     assert "eci_v1" in found and not any(name.startswith("coverage") for name in found)
     assert not math.isnan(found["eci_v1"]["value"])
+
+
+def test_the_report_orders_by_coverage_and_says_what_sets_miss(tmp_path):
+    run = made(tmp_path / "run")
+    score(run, WHOLE, HOW)
+    said = report(run, Report(), HOW).facts["verdict"]
+    data = json.loads((run.path / "7_report/report.json").read_text())
+    found = {name: values(run, name)["coverage@1"]["value"] for name in ("dense", "both")}
+    assert data["by"] == "coverage" and data["matched"] == 1
+    assert [row["name"] for row in data["sets"]] == sorted(found, key=lambda name: -found[name])
+    assert "highest coverage" in said[0] and said == data["findings"] == verdict(run)
+    page = (run.path / "7_report/report.html").read_text()
+    asked = data["sets"][0]["bands"][0]["asked"]
+    assert "What each set misses" in page and f"{100 * asked:.1f} %" in page
+    assert "effective documents" in page and "How to read coverage" in page
+
+
+def test_what_describes_a_set_as_a_whole(tmp_path):
+    run = made(tmp_path / "run")
+    score(run, WHOLE, HOW)
+    chosen = rows(run, "5_sets/both", "query_id", "doc_id")
+    found = {measure: row["value"] for measure, row in values(run, "both").items()}
+    counts = np.unique([doc_id for _, doc_id in chosen], return_counts=True)[1]
+    assert found["effective_documents"] == pytest.approx(effective_size(counts))
+    negatives = np.array([DOCUMENTS[doc_id] for _, doc_id in chosen])
+    positives = np.array([DOCUMENTS[GOLD[query_id][0]] for query_id, _ in chosen])
+    queries = np.array([QUERIES[query_id] for query_id, _ in chosen])
+    assert found["uniformity"] == pytest.approx(uniformity(negatives), abs=1e-5)
+    assert found["centroid_gap"] == pytest.approx(centroid_gap(positives, negatives), abs=1e-5)
+    assert found["eci_sem"] == pytest.approx(eci_sem(queries, positives, negatives), abs=1e-5)
+    shares = [found[f"gradient_{kind}"] for kind in ("unsafe", "hard", "easy")]
+    assert sum(shares) == pytest.approx(1) and 1 <= found["n_eff_0.05"] <= 3

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
-RESAMPLES = 1000
+RESAMPLES, LEAST_SETS = 1000, 16
 DEGENERATE = ("easiest", "the same six", "near-copies")
 OURS, RIVALS = "coverage", ("dense", "random", "margin 95%", "simans", "eci")
 
@@ -39,29 +39,24 @@ class Measured(NamedTuple):
 
 
 def read_conditions(cache: Path) -> list[Measured]:
-    """Return the conditions of which every set was trained on at least once."""
+    """Return the conditions of which enough sets were trained on."""
     found = []
     for file in sorted(cache.glob("*-*-*.npz")):
         kept = dict(np.load(file))
         data, student = file.stem.split("-")[:2]
         said = json.loads((cache / f"{data}-{student}-predictors.json").read_text())
         runs = {tuple(key.split("|")) for key in kept if "|" in key}
-        seeds = sorted({seed for _, seed in runs})
-        whole = [seed for seed in seeds if all((name, seed) in runs for name in said)]
-        if whole:
-            gains = np.stack(
-                [[kept[f"{name}|{seed}"] - kept["before"] for seed in whole] for name in said]
-            )
-            columns = next(iter(said.values()))
-            found.append(
-                Measured(
-                    file.stem,
-                    list(said),
-                    gains,
-                    {column: np.array([said[name][column] for name in said]) for column in columns},
-                    {"rate": float(kept["rate"]), "before": float(kept["before"].mean())},
-                )
-            )
+        # a condition that was cut off counts with the sets that it came to, by its first seed
+        first = [name for name in said if (name, "0") in runs]
+        seeds = [seed for seed in "0123456789" if all((name, seed) in runs for name in first)]
+        if len(first) >= LEAST_SETS:
+            gains = [[kept[f"{name}|{seed}"] - kept["before"] for seed in seeds] for name in first]
+            columns = {
+                column: np.array([said[name][column] for name in first])
+                for column in next(iter(said.values()))
+            }
+            facts = {"rate": float(kept["rate"]), "before": float(kept["before"].mean())}
+            found.append(Measured(file.stem, first, np.array(gains), columns, facts))
     return found
 
 
