@@ -74,8 +74,10 @@ class Pull:
             chances = chances * weights
         bands = np.searchsorted(self.edges, scores - self.score[:, None], side="right")
         for band in range(len(self.pulled)):
-            mine = np.where(bands == band, chances, 0) if self.edges else chances
-            self._take(band, mine.sum(axis=1, dtype=np.float64), mine @ documents)
+            mine = bands == band
+            if mine.any():
+                here = np.where(mine, chances, 0) if self.edges else chances
+                self._take(band, here.sum(axis=1, dtype=np.float64), here @ documents)
 
     def add_own(self, owner: np.ndarray, row: np.ndarray, documents: np.ndarray) -> None:
         """Add to queries documents of their own.

@@ -199,6 +199,13 @@ def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
             "The sets were scored with different options (see the stages below): they cannot be"
             " compared."
         )
+    if any(f"{run.INDEXES}/" in stage["stage"] for stage in stages) and any(
+        "coverage" not in row["measures"] for row in sets
+    ):
+        warnings.append(
+            "Coverage is not measured: no dense index has the vectors that judge similarity"
+            " compared; run `quarry index dense` with that encoder, then judge and score again."
+        )
     half = sorted(
         file.parent for file in run.path.rglob(PLAN) if not (file.parent / MANIFEST).exists()
     )

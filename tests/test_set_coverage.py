@@ -200,3 +200,14 @@ def test_what_describes_a_set_as_a_whole(tmp_path):
     assert found["eci_sem"] == pytest.approx(eci_sem(queries, positives, negatives), abs=1e-5)
     shares = [found[f"gradient_{kind}"] for kind in ("unsafe", "hard", "easy")]
     assert sum(shares) == pytest.approx(1) and 1 <= found["n_eff_0.05"] <= 3
+
+
+def test_the_report_says_why_there_is_no_coverage(tmp_path):
+    run = toy_run(tmp_path / "run")
+    select(run, Select(name="dense", sources=["dense"]), HOW)
+    score(run, WHOLE, HOW)
+    report(run, Report(), HOW)
+    assert "Coverage is not measured" not in (run.path / "7_report/report.html").read_text()
+    write_vectors(run, VECTORS[:12], VECTORS[12:])  # of an encoder that no judge compared
+    report(run, Report(), HOW)
+    assert "Coverage is not measured" in (run.path / "7_report/report.html").read_text()
