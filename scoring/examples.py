@@ -6,8 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from miner.seeds import hash_of
 from miner.store import Run
+from scoring.metrics import SETS, SUSPECTS
 from scoring.show import Row, describe_shard
 
 LIMIT = 5000  # characters of a text that the page holds
@@ -33,6 +36,35 @@ def read_examples(run: Run, count: int, seed: int, sets: list[str]) -> list[Row]
     return [_example(described[query_id]) for _, query_id, _ in chosen]
 
 
+def read_suspects(run: Run, count: int, sets: list[str]) -> list[Row]:
+    """Return the negatives that exceed their query's lowest positive by most, each once: the first
+    to read if false negatives are feared. `score` keeps those of each shard.
+    """
+    found: dict[tuple[str, str, str], tuple[float, list[str]]] = {}
+    for name in sets:
+        for file in sorted((run.path / SETS / name / SUSPECTS).glob("*.parquet")):
+            for row in pq.read_table(file, partitioning=None).to_pylist():
+                pair = row["query_id"], row["doc_id"], file.stem
+                found.setdefault(pair, (row["excess"], []))[1].append(name)
+    worst = heapq.nsmallest(count, found.items(), key=lambda one: (-one[1][0], one[0]))
+    return [_suspect(run, *pair, names) for pair, (_, names) in worst]
+
+
+def _suspect(run: Run, query_id: str, doc_id: str, key: str, names: list[str]) -> Row:
+    (row,) = describe_shard(run, key, [query_id], names[:1])
+    example = _example(row, None)
+    negatives = example["sets"][names[0]]["negatives"]
+    return {
+        "query_id": query_id,
+        "text": row["text"],
+        "positive": min(
+            example["positives"], key=lambda one: math.inf if one["s_p"] is None else one["s_p"]
+        ),
+        "negative": next(one for one in negatives if one["doc_id"] == doc_id),
+        "sets": names,
+    }
+
+
 def _hashed_queries(run: Run, seed: int) -> Iterator[tuple[int, str, str]]:
     """Yield (hash, query_id, shard) of every query that has a positive; the hash knows nothing
     of shards.
@@ -42,7 +74,7 @@ def _hashed_queries(run: Run, seed: int) -> Iterator[tuple[int, str, str]]:
             yield hash_of(seed, query_id), query_id, key
 
 
-def _example(row: Row) -> Row:
+def _example(row: Row, most: int | None = SHOWN) -> Row:
     positives = [
         _cut(positive) | {"relevance": positive["relevance"], "s_p": _similarity(positive)}
         for positive in row["positives"]
@@ -56,7 +88,7 @@ def _example(row: Row) -> Row:
             "rejected": dict(
                 sorted(Counter(rejected["reason"] for rejected in found["rejected"]).items())
             ),
-            "negatives": [_negative(negative, lowest) for negative in found["negatives"][:SHOWN]],
+            "negatives": [_negative(negative, lowest) for negative in found["negatives"][:most]],
         }
         for name, found in row["sets"].items()
     }

@@ -19,6 +19,7 @@ def figures(data: Row) -> dict[str, Row]:
     )
     parts = [("S, hardness", "signal", "negative"), ("D, safety", "margin", "positive")]
     found = {"worth": _bars(sets, worth), "parts": _bars(sets, parts), "curve": _curve(sets, by)}
+    found["plane"] = _plane(sets)
     similarity, margin = (
         _span(data["histograms"], "s_n", "s_p"),
         _span(data["histograms"], "margin"),
@@ -60,6 +61,47 @@ def _bars(sets: list[Row], measures: list[tuple[str, str, str]]) -> Row:
             "bargap": 0.35,
         },
     }
+
+
+def _plane(sets: list[Row]) -> Row:
+    """Each set by hardness S and safety D, over lines on which E = 2 S D / (S + D) is the same."""
+    points = [
+        (number, row, *(row["measures"][name]["value"] for name in ("signal", "margin")))
+        for number, row in enumerate(sets)
+    ]
+    points = [point for point in points if None not in point[2:]]
+    far = 1.1 * max((abs(value) for point in points for value in point[2:]), default=1.0)
+    traces = []
+    for level in (far * step / 6 for step in range(1, 6)):
+        hard = [level / 2 + far * step / 60 for step in range(1, 61)]
+        safe = [level * one / (2 * one - level) for one in hard]
+        line = [(one, two) for one, two in zip(hard, safe, strict=True) if max(one, two) <= far]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "meta": {"colour": "line"},
+                "showlegend": False,
+                "x": [one for one, _ in line],
+                "y": [two for _, two in line],
+                "hovertemplate": f"E = {level:.3f}<extra></extra>",
+            }
+        )
+    for number, row, hard_one, safe_one in points:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": _escaped(row["name"]),
+                "meta": {"colour": f"set-{number % COLOURS}"},
+                "marker": {"size": 11},
+                "x": [hard_one],
+                "y": [safe_one],
+                "hovertemplate": "S %{x:.3f}, D %{y:.3f}",
+            }
+        )
+    axes = {"xaxis": {"title": {"text": "S, hardness"}}, "yaxis": {"title": {"text": "D, safety"}}}
+    return {"data": traces, "layout": {**axes, "height": 380}}
 
 
 def _errors(entries: list[Row]) -> Row:

@@ -38,6 +38,8 @@ Values = dict[tuple[str, int | None], np.ndarray]  # (measure, k) -> one value a
 # measure -> its value without each block of queries, in the folder of a set
 WITHOUT = "_coverage.parquet"
 REFERENCE = f"{Run.METRICS}/_reference"  # of coverage
+# the negatives of a shard that exceed their positive by most, in the folder of a set
+SUSPECTS, WORST = "_suspects", 8
 FOLDER, SETS, SOURCES = Run.METRICS, f"{Run.METRICS}/_per_query", f"{Run.METRICS}/_sources"
 
 Unsafe = Literal["hinge", "none"]

@@ -20,11 +20,11 @@ from miner.files import Stopwatch, atomic, code_version, write_json
 from miner.options import Options, option
 from miner.stages import Stage, finish
 from miner.store import MANIFEST, PLAN, Manifest, Run
-from scoring.examples import finite, read_examples
+from scoring.examples import finite, read_examples, read_suspects
 from scoring.findings import Interval, findings, leading, listed, matched_size, value_of
 from scoring.metrics import FOLDER as METRICS
 from scoring.metrics import SETS as SCORED
-from scoring.metrics import SOURCES, Score, paired_difference
+from scoring.metrics import SOURCES, WORST, Score, paired_difference
 from scoring.page import render_page, spaced
 from scoring.recipe import Select
 from scoring.sets import changed_inputs, current_sets
@@ -49,6 +49,9 @@ class Report(Options):
     """One self-contained page."""
 
     examples: int = option(10, "queries shown with their negatives", ge=0)
+    suspects: int = option(
+        WORST, "negatives shown that exceed their positive by most", ge=0, le=WORST
+    )
     seed: int = option(0, "seed of the choice of examples")
 
 
@@ -111,6 +114,7 @@ def collect(run: Run, options: Report) -> Row:
         "sources": _sources(run),
         "histograms": {row["name"]: _add_histograms(run, row["name"]) for row in sets},
         "examples": read_examples(run, options.examples, options.seed, shown),
+        "suspects": read_suspects(run, options.suspects, shown),
         "stages": stages,
     }
 

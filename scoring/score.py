@@ -29,7 +29,9 @@ from scoring.metrics import (
     REFERENCE,
     SETS,
     SOURCES,
+    SUSPECTS,
     WITHOUT,
+    WORST,
     Score,
     evaluate,
     matched_sizes,
@@ -184,9 +186,34 @@ def _sum_shard(run: Run, name: str, options: Score, key: str) -> Shard:
     raw = (margins(positive, negative, hinge=False).ravel() for positive, negative in pairs)
     histograms = {"s_n": negatives, "s_p": positives, "margin": raw}
     unscored = positive_drops + negative_drops
+    suspects = _suspects(shard, (query, row), judged)
     return Shard(
-        {f"_histograms/{key}": _count_in_bins(histograms), key: per_query},
+        {
+            f"_histograms/{key}": _count_in_bins(histograms),
+            f"{SUSPECTS}/{key}": suspects,
+            key: per_query,
+        },
         {"no_score": unscored} if unscored else {},
+    )
+
+
+def _suspects(
+    shard: QueryShard, chosen: tuple[np.ndarray, np.ndarray], judged: Judgments
+) -> pa.Table:
+    """Return the negatives with the highest s_n - s_p, s_p the lowest positive's, from 0 on."""
+    lowest = np.full(len(shard.query_ids), np.inf)
+    known = judged.scores(shard.codes(*shard.positives))
+    np.fmin.at(lowest, shard.positives[0], known)
+    excess = judged.scores(shard.codes(*chosen)) - lowest[chosen[0]]
+    excess = np.where(np.isfinite(excess), excess, -np.inf)
+    order = np.lexsort((chosen[1], chosen[0], -excess))[:WORST]
+    query, row = (places[order[excess[order] >= 0]] for places in chosen)
+    return pa.table(
+        {
+            "query_id": pa.array([shard.query_ids[place] for place in query.tolist()], pa.string()),
+            "doc_id": shard.documents.doc_ids(row),
+            "excess": excess[order[: len(query)]],
+        }
     )
 
 

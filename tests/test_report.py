@@ -1,9 +1,12 @@
+import html
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from toy import DOCUMENT_TEXTS, HOW, QUERY_TEXTS, toy_run
+from toy import COSINES, DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, rows, toy_run
 
 from miner.engine import How
 from miner.errors import UserError
@@ -147,7 +150,14 @@ def test_plotly_understands_every_figure(data):
     import plotly.graph_objects as go
 
     found = figures(data)
-    assert sorted(found) == ["curve", "histogram-bm25", "histogram-bm25+dense", "parts", "worth"]
+    assert sorted(found) == [
+        "curve",
+        "histogram-bm25",
+        "histogram-bm25+dense",
+        "parts",
+        "plane",
+        "worth",
+    ]
     for figure in found.values():
         go.Figure(figure)  # raises on any property that plotly does not know
     assert all(trace["meta"]["colour"] for figure in found.values() for trace in figure["data"])
@@ -528,5 +538,52 @@ def test_only_shards_with_chosen_queries_are_read_for_examples(tmp_path, monkeyp
         "read",
         lambda self, folder, key: (read.append((folder, key)), before(self, folder, key))[1],
     )
-    collect(run, Report(examples=1))
+    collect(run, Report(examples=1, suspects=0))
     assert len({key for folder, key in read if folder.startswith(("5_sets", "4_judgments"))}) == 1
+
+
+def test_suspects_are_the_negatives_that_exceed_their_positive_by_most(run, data):
+    excess = {
+        (query_id, doc_id): COSINES[query_id][doc_id]
+        - min(COSINES[query_id][p] for p in GOLD[query_id])
+        for query_id, doc_id in rows(run, "5_sets/bm25", "query_id", "doc_id")
+    }
+    worst = sorted((pair for pair in excess if excess[pair] >= 0), key=lambda pair: -excess[pair])
+    shown = [(one["query_id"], one["negative"]["doc_id"]) for one in data["suspects"]]
+    assert shown == worst[:8] and len(shown) > 1
+    first = data["suspects"][0]
+    assert first["negative"]["margin"] == pytest.approx(-excess[worst[0]])
+    assert first["positive"]["doc_id"] in GOLD[worst[0][0]] and "bm25" in first["sets"]
+    assert "The worst suspects" in page(run).text
+
+
+CLICK = """
+<script>addEventListener("load", () => {
+  const all = where => [...document.querySelectorAll(where)];
+  const head = all("#sets th").find(one => one.textContent === "S");
+  const names = () => all("#sets tbody tr .name > b").map(b => b.textContent);
+  head.click(); const down = names();
+  head.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));
+  const plots = all(".plot svg").length;
+  document.title = JSON.stringify([down, names(), head.ariaSort, plots]);
+})</script></body>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium here to open the page in")
+def test_a_browser_opens_the_page_without_a_word_and_sorts_its_tables(run, data, tmp_path):
+    file = tmp_path / "report.html"
+    text = (run.path / "7_report/report.html").read_text("utf-8")
+    file.write_text(text.replace("</body>", CLICK), "utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    ran = subprocess.run(
+        [*command, "--virtual-time-budget=5000", "--dump-dom", file.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in ran.stderr
+    title = html.unescape(re.search("<title>(.*?)</title>", ran.stdout)[1])
+    down, up, said, plots = json.loads(title)
+    by_signal = sorted(data["sets"], key=lambda row: -row["measures"]["signal"]["value"])
+    assert down == [row["name"] for row in by_signal] and up == down[::-1]
+    assert said == "ascending" and plots >= len(figures(data))
