@@ -18,10 +18,10 @@ def value_of(row: Row, measure: str) -> float:
 
 
 def leading(sets: list[Row]) -> str:
-    """Return what sets are ordered by: coverage where all have it, else ECI."""
-    return next(
-        (name for name in LABELS if all(value_of(row, name) > -math.inf for row in sets)), "eci_v1"
-    )
+    """Return what sets are ordered by: coverage where all were measured, else ECI."""
+    measured = all("coverage" in row["measures"] for row in sets)
+    found = measured and any(value_of(row, "coverage") > -math.inf for row in sets)
+    return "coverage" if found else "eci_v1"
 
 
 def matched_size(sets: list[Row]) -> int | None:

@@ -211,3 +211,15 @@ def test_the_report_says_why_there_is_no_coverage(tmp_path):
     write_vectors(run, VECTORS[:12], VECTORS[12:])  # of an encoder that no judge compared
     report(run, Report(), HOW)
     assert "Coverage is not measured" in (run.path / "7_report/report.html").read_text()
+
+
+def test_a_set_without_negatives_has_no_coverage(tmp_path):
+    run = made(tmp_path / "run", shard_queries=1)
+    select(run, Select(name="none", sources=["dense"], min_score=2), HOW)
+    score(run, WHOLE, HOW)
+    found = values(run, "none")
+    assert found["coverage"]["value"] is None and found["coverage"]["low"] is None
+    assert values(run, "both")["coverage"]["value"] is not None
+    report(run, Report(), HOW)
+    data = json.loads((run.path / "7_report/report.json").read_text())
+    assert data["by"] == "coverage" and data["sets"][-1]["name"] == "none"
