@@ -90,6 +90,7 @@ def recipes(options: Tune, names: Sequence[str]) -> Iterator[dict[str, Any]]:
             for sampler in SAMPLERS:
                 made: dict[str, Any] = {"sources": list(sources), "negatives": options.most}
                 made |= {} if margin is None else {"percent_margin": margin}
+                made |= {"seed": options.seed} if options.seed else {}
                 yield made | ({} if sampler == "top" else {"sampler": sampler})
 
 
@@ -98,7 +99,7 @@ def _try(run: Run, options: Tune, trials: list[dict[str, Any]], key: str) -> Sha
     from scoring.select import kept_rows
 
     made, vectors = trials[int(key)], read_vectors(run)
-    select = Select(name=options.name, seed=options.seed, **made)
+    select = Select(name=options.name, **made)
     width = vectors.queries(run.query_shards()[0]).shape[1]
     own, reference = (np.zeros((BLOCKS, width, width), np.float32) for _ in range(2))
     count = unsafe = seen = 0
