@@ -51,6 +51,7 @@ Regret: the gain of the best set minus that of the set that the predictor would 
 import argparse
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,8 +154,6 @@ def ndcg(vectors: np.ndarray, data: Data, asked: np.ndarray) -> np.ndarray:
 
 def bm25_scores(data: Data) -> np.ndarray:
     """Return rank_bm25's scores of all documents for the training queries."""
-    import re
-
     from rank_bm25 import BM25Okapi
 
     cut = [re.findall(r"\w+", text.lower()) for text in data.texts]
@@ -390,8 +389,14 @@ def main() -> None:
     from parts.validity_analysis import analyse
 
     result = analyse(CACHE)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    given.out.write_text(_compact(result) + "\n")
     print(json.dumps(result["summary"], indent=1))
+
+
+def _compact(result: dict[str, Any]) -> str:
+    """Return JSON with lists on one line."""
+    text = json.dumps(result, indent=1)
+    return re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text)
 
 
 def train_all(wanted: list[Condition], seeds: int) -> None:

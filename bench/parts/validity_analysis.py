@@ -217,11 +217,12 @@ def _condition(one: Measured, names: list[str]) -> dict[str, Any]:
         "test queries": one.gains.shape[2],
         "noise": round(noise(one), 4),
         "spearman": {name: round(one.rho(name), 3) for name in names},
+        "columns": ["gain", *names],
         "sets": {
-            one.sets[place]: {
-                "gain": round(float(one.gains[place].mean()), 4),
-                **{name: round(float(one.predictors[name][place]), 4) for name in names},
-            }
+            one.sets[place]: [
+                round(float(one.gains[place].mean()), 4),
+                *(round(float(one.predictors[name][place]), 3) for name in names),
+            ]
             for place in order
         },
     }
