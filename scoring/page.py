@@ -13,6 +13,8 @@ from scoring.show import Row
 CUT = 300  # characters of a text that are shown
 # what the page shows of a set in a table of its own
 BESIDE = (
+    "efficiency",
+    "capacity",
     "gradient_unsafe",
     "gradient_hard",
     "gradient_easy",
