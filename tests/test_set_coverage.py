@@ -9,7 +9,9 @@ from test_coverage import plain_pull, unit
 from toy import FOUND, GOLD, HOW, rows, toy_run
 from vectors import write_vectors
 
+from miner.made import Negative, made_shard
 from miner.query_shard import QueryShard
+from miner.stages import Stage, run_stage
 from scoring.coverage import coverage, coverage_cosine, head_gradient
 from scoring.diagnostics import centroid_gap, effective_size, uniformity
 from scoring.eci import eci_sem
@@ -223,3 +225,44 @@ def test_a_set_without_negatives_has_no_coverage(tmp_path):
     report(run, Report(), HOW)
     data = json.loads((run.path / "7_report/report.json").read_text())
     assert data["by"] == "coverage" and data["sets"][-1]["name"] == "none"
+
+
+def test_made_documents_count_for_the_set_and_not_for_the_corpus(tmp_path, monkeypatch):
+    """Their vectors are made once, with the reference; here from their text."""
+    spoken = {f"made {number}": VECTORS[number] * [-1, 1, 1, -1, 1, 1] for number in range(5)}
+
+    def vectors_of(run, index, documents, rows):
+        made = [spoken[text] for text in documents.texts(rows[documents.is_made(rows)])]
+        out = np.zeros((len(rows), 6), np.float32)
+        plain = ~documents.is_made(rows)
+        out[plain] = VECTORS[:12][rows[plain]]
+        out[~plain] = made
+        return out
+
+    for module in ("scoring.reference", "scoring.judge.similarity"):
+        monkeypatch.setattr(f"{module}.document_vectors", vectors_of)
+    run = toy_run(tmp_path / "run", similarity=None)
+    write_vectors(run, VECTORS[:12], VECTORS[12:])
+    stage = Stage("3_candidates/made", "candidates", {}, run.table_input(), made_by="mine made")
+
+    def make(key):
+        query_ids = run.read("1_tables/queries", key)["query_id"].to_pylist()
+        texts = [(query_id, f"made {int(query_id[1]) - 1}") for query_id in query_ids]
+        made = [Negative(one, GOLD[one][0], text, {}, None) for one, text in texts]
+        return made_shard(run, "made", made, key)
+
+    run_stage(run, stage, lambda: make, run.query_shards(), HOW)
+    judge_similarity(run, JudgeSimilarity(), HOW)
+    select(run, Select(name="made", sources=["made"]), HOW)
+    score(run, WHOLE, HOW)
+    own, reference = np.zeros((2, 6, 6))
+    for query_id, gold in GOLD.items():
+        others = [DOCUMENTS[doc_id] for doc_id in DOCUMENTS if doc_id not in gold]
+        negative = spoken[f"made {int(query_id[1]) - 1}"]
+        for positive in gold:
+            for documents, total in (([negative], own), (others, reference)):
+                pull = plain_pull(QUERIES[query_id], DOCUMENTS[positive], np.array(documents))
+                total += head_gradient(QUERIES[query_id][None], pull[None])
+    found = values(run, "made")
+    assert found["coverage"]["value"] == pytest.approx(coverage(own, reference), abs=1e-5)
+    assert found["effective_documents"]["value"] == pytest.approx(5)
