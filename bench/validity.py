@@ -4,8 +4,9 @@
     python bench/validity.py --only head     one student; --data scifact, --loss explicit likewise
     python bench/validity.py --analyse       no training: the analysis of what is in the cache
 
-Reads SciFact, MedQuAD and CosQA beside the checkout; writes results/validity.json. About two hours
-on two cores; every run is kept in the user's cache folder, so a killed bench goes on where it was.
+Reads SciFact, MedQuAD and CosQA beside the checkout; writes results/validity.json. Hours on two
+cores (--seeds 1 does less); every run is kept in the user's cache folder, so a killed bench goes on
+where it was.
 
 What was fixed before the first run (pre-registration):
 
@@ -60,7 +61,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from inputs import MEDQUAD
 from parts.students import BATCH, STUDENTS, TAU, Recipe, Student, train
-from parts.validity_sets import Lists, Sets, make_sets
+from parts.validity_sets import DEPTH, SIZE, Lists, Sets, drawn, greedy_pull, make_sets, ranks
 
 from scoring.coverage import Pull, coverage, coverage_cosine, head_gradient
 from scoring.eci import eci_sem, eci_v1
@@ -208,13 +209,9 @@ def set_pull(
             for part in np.array_split(random.permutation(count), -(-count // batch)):
                 rows = np.unique(np.concatenate((chosen[part].ravel(), positive[part])))
                 pairs = np.array([(o, r) for o in part for r in rows if r != positive[o]])
-                _add_to(pull, pairs, lists.vectors)
+                pull.add_own(pairs[:, 0], pairs[:, 1], lists.vectors)
         found.append(pull.gradient())
     return np.mean(found, axis=0)
-
-
-def _add_to(pull: Pull, pairs: np.ndarray, vectors: np.ndarray) -> None:
-    pull.add_own(pairs[:, 0], pairs[:, 1], vectors)
 
 
 def predictors(
@@ -279,8 +276,6 @@ def matched_set(lists: Lists, queries: np.ndarray, positive: np.ndarray) -> np.n
     """Return the set of the sampler `coverage` (n, SIZE): of the student's best and as many others
     drawn, those whose pull comes nearest to that of the corpus.
     """
-    from parts.validity_sets import DEPTH, SIZE, drawn, greedy_pull, ranks
-
     target = reference(lists, queries, lists.vectors[positive], np.arange(len(lists.vectors)))
     best = ranks(lists.student, 0, DEPTH)
     allowed = np.ones(lists.student.shape, bool)

@@ -10,8 +10,7 @@ starts, and the temperature tau of its loss:
     G = Z_Q' U + (Z_Q' U)'         R = Z_Q' V + (Z_Q' V)'              (d, d)
 
 G / tau and R / tau are the gradients of both losses (softmax over the positive and the negatives)
-by
-a linear head that queries and documents share, at the identity.
+by a linear head that queries and documents share, at the identity.
 
     coverage         sum |R| where G has its sign, minus where not, over sum |R|: the share of the
                      first-order fall of the corpus's loss that a step of a sign optimiser (Adam)

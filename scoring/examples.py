@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -25,15 +25,20 @@ def finite(value: Any) -> Any:
 def read_examples(run: Run, count: int, seed: int, sets: list[str]) -> list[Row]:
     """Return some queries with their positives and the best-ranked negatives of each set."""
     chosen = heapq.nsmallest(count, _hashed_queries(run, seed))
-    shards: dict[str, list[str]] = defaultdict(list)
-    for _, query_id, key in chosen:
-        shards[key].append(query_id)
-    described = {
+    described = _describe(run, [(query_id, key) for _, query_id, key in chosen], sets)
+    return [_example(described[query_id]) for _, query_id, _ in chosen]
+
+
+def _describe(run: Run, queries: Iterable[tuple[str, str]], sets: list[str]) -> dict[str, Row]:
+    """Return query_id -> what there is to say of it, of some (query_id, shard)."""
+    shards: dict[str, set[str]] = defaultdict(set)
+    for query_id, key in queries:
+        shards[key].add(query_id)
+    return {
         row["query_id"]: row
         for key, query_ids in sorted(shards.items())
-        for row in describe_shard(run, key, query_ids, sets)
+        for row in describe_shard(run, key, sorted(query_ids), sets)
     }
-    return [_example(described[query_id]) for _, query_id, _ in chosen]
 
 
 def read_suspects(run: Run, count: int, sets: list[str]) -> list[Row]:
@@ -47,15 +52,17 @@ def read_suspects(run: Run, count: int, sets: list[str]) -> list[Row]:
                 pair = row["query_id"], row["doc_id"], file.stem
                 found.setdefault(pair, (row["excess"], []))[1].append(name)
     worst = heapq.nsmallest(count, found.items(), key=lambda one: (-one[1][0], one[0]))
-    return [_suspect(run, *pair, names) for pair, (_, names) in worst]
+    described = _describe(run, [(query_id, key) for (query_id, _, key), _ in worst], sets)
+    return [
+        _suspect(described[query_id], doc_id, names) for (query_id, doc_id, _), (_, names) in worst
+    ]
 
 
-def _suspect(run: Run, query_id: str, doc_id: str, key: str, names: list[str]) -> Row:
-    (row,) = describe_shard(run, key, [query_id], names[:1])
+def _suspect(row: Row, doc_id: str, names: list[str]) -> Row:
     example = _example(row, None)
     negatives = example["sets"][names[0]]["negatives"]
     return {
-        "query_id": query_id,
+        "query_id": row["query_id"],
         "text": row["text"],
         "positive": min(
             example["positives"], key=lambda one: math.inf if one["s_p"] is None else one["s_p"]

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.query_shard import IDS, QueryShard
+from miner.store import Run
 from scoring.recipe import Recipe
 
 
@@ -46,6 +48,15 @@ class Judgments:
         values = np.array([*encoded.dictionary.to_pylist(), None], object)
         coded = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         return values[np.append(coded, -1)[places]]
+
+
+def compared_index(run: Run) -> str | None:
+    """Return the name of the dense index whose vectors judge similarity compared; None if it has
+    not run, or encoded the texts itself.
+    """
+    similar = run.find(f"{run.JUDGES}/similarity")
+    stage = Path(str(similar.facts.get("vectors", "")) if similar else "")
+    return stage.name if stage.parent.name == run.INDEXES else None
 
 
 def read_judgments(shard: QueryShard, judge: str, columns: Sequence[str] = ()) -> Judgments:

@@ -304,4 +304,5 @@ def _resampled(run: Run, name: str, measure: str, options: Score) -> tuple[float
         raise UserError(
             f"set {name} has no measure {measure!r}; take one of {', '.join(sorted(value))}"
         )
-    return float(value[measure]), np.asarray(spread[measure], np.float64)
+    drawn = np.asarray(spread[measure], np.float64)
+    return float(value[measure]), drawn if options.resamples else drawn[:0]

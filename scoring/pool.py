@@ -5,7 +5,6 @@ gathered here.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -15,8 +14,8 @@ from miner.errors import UserError
 from miner.search.vectors import document_vectors
 from miner.store import Run
 from scoring.cells import Cells
-from scoring.judgments import Candidates, read_judgments
-from scoring.recipe import SIMILARITY, Recipe
+from scoring.judgments import Candidates, compared_index, read_judgments
+from scoring.recipe import Recipe
 from scoring.samplers import SAMPLERS
 from scoring.survivors import Pool
 
@@ -104,9 +103,7 @@ def vectors_of(run: Run) -> str:
     Raises:
         UserError: there is none.
     """
-    similar = run.find(SIMILARITY)
-    stage = str(similar.facts.get("vectors", "")) if similar else ""
-    name = Path(stage).name if stage.startswith(f"{run.INDEXES}/") else "dense"
+    name = compared_index(run) or "dense"
     run.need_current(f"{run.INDEXES}/{name}", "index dense")
     return name
 

@@ -22,7 +22,7 @@ from miner.seeds import generator
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from scoring.coverage import EDGES, Pull, head_gradient, joined
-from scoring.judgments import read_judgments
+from scoring.judgments import compared_index, read_judgments
 from scoring.metrics import REFERENCE, Covering
 
 NEAR = 0.98  # as `select --near-positive` leaves out by default
@@ -36,11 +36,10 @@ def make_reference(run: Run, options: Covering, how: How) -> Manifest | None:
     Raises:
         UserError: a source, a judge or the index is older than the tables.
     """
-    similar = run.find(f"{run.JUDGES}/similarity")
-    name = str(similar.facts.get("vectors", "")) if similar else ""
-    if not name.startswith(f"{run.INDEXES}/") or run.find(name) is None:
+    name = compared_index(run)
+    if name is None or run.find(f"{run.INDEXES}/{name}") is None:
         return None
-    index, judges = run.need_current(name, "index dense"), ["similarity"]
+    index, judges = run.need_current(f"{run.INDEXES}/{name}", "index dense"), ["similarity"]
     if run.find(f"{run.JUDGES}/duplicates"):
         judges.append("duplicates")
     seen = [index, *(run.need(f"{run.JUDGES}/{judge}", f"judge {judge}") for judge in judges)]
@@ -56,8 +55,8 @@ def make_reference(run: Run, options: Covering, how: How) -> Manifest | None:
     left_out = "positives, " + "what scores as high as one, " * (not options.reference_unsafe)
     left_out += f"what is {NEAR} near to one"
     left_out += ", what judge duplicates drops" if "duplicates" in judges else ""
-    facts = {"vectors": name, "left_out": left_out}
-    task = partial(_reference_shard, run, options, name.rpartition("/")[2], "duplicates" in judges)
+    facts = {"vectors": index.stage, "left_out": left_out}
+    task = partial(_reference_shard, run, options, name, "duplicates" in judges)
     return run_stage(run, stage, lambda: task, run.query_shards(), how, lambda: facts)
 
 

@@ -149,17 +149,17 @@ def read_held(
         one,
         place,
         rank[item],
-        documents_of(shard.run, shard, vectors, rows),
+        documents_of(shard, vectors, rows),
         owner[at],
     )
 
 
-def documents_of(run: Run, shard: QueryShard, vectors: Vectors, rows: np.ndarray) -> np.ndarray:
+def documents_of(shard: QueryShard, vectors: Vectors, rows: np.ndarray) -> np.ndarray:
     """Return vectors; those of made documents lie with the reference."""
     made = shard.documents.is_made(rows)
     if not made.any():
         return vectors.documents(rows)
-    encoded = np.load(run.path / FOLDER / "_made" / f"{shard.key}.npy", mmap_mode="r")
+    encoded = np.load(shard.run.path / FOLDER / "_made" / f"{shard.key}.npy", mmap_mode="r")
     out = np.empty((len(rows), encoded.shape[1]), np.float32)
     out[~made] = vectors.documents(rows[~made])
     out[made] = encoded[rows[made] - vectors.corpus.count]

@@ -3,7 +3,6 @@ triples, so that a set of any size takes the same memory.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,22 +19,6 @@ from scoring.set_coverage import documents_of, read_vectors
 SAMPLE = 2000  # triples
 
 
-class Triples(NamedTuple):
-    """Some triples of a set, n of them.
-
-    Attributes:
-        queries, positives, negatives: vectors (n, d).
-        overlap: share of the query's words that the negative has (n,); nan for none.
-        texts: of the negatives.
-    """
-
-    queries: np.ndarray
-    positives: np.ndarray
-    negatives: np.ndarray
-    overlap: np.ndarray
-    texts: list[str]
-
-
 def describe_vectors(run: Run, name: str, options: Score) -> Values:
     """Return the measures of a set that need vectors or texts; none if it has no triple."""
     counts, made = _count_documents(run, name)
@@ -45,18 +28,15 @@ def describe_vectors(run: Run, name: str, options: Score) -> Values:
         return {}
     *arrays, texts = zip(*parts, strict=True)
     queries, positives, negatives, overlaps = (np.concatenate(column) for column in arrays)
-    lines = [text for part in texts for text in part]
-    found = Triples(queries, positives, negatives, overlaps, lines)
-    known = ~np.isnan(found.overlap).all()
-    overlap = np.nan_to_num(found.overlap) if known else None
-    vectors = found.queries, found.positives, found.negatives
+    known = not np.isnan(overlaps).all()
+    overlap = np.nan_to_num(overlaps) if known else None
     values = {
-        "eci_sem": eci_sem(*vectors, overlap, options.tau),
-        "alignment": alignment(found.queries, found.positives),
-        "uniformity": uniformity(found.negatives),
-        "cross_uniformity": uniformity(found.positives, found.negatives),
-        "centroid_gap": centroid_gap(found.positives, found.negatives),
-        "ngram_diversity": ngram_diversity(found.texts),
+        "eci_sem": eci_sem(queries, positives, negatives, overlap, options.tau),
+        "alignment": alignment(queries, positives),
+        "uniformity": uniformity(negatives),
+        "cross_uniformity": uniformity(positives, negatives),
+        "centroid_gap": centroid_gap(positives, negatives),
+        "ngram_diversity": ngram_diversity(text for part in texts for text in part),
         "effective_documents": effective_size(np.append(counts[counts > 0], np.ones(made))),
     }
     return {(measure, None): np.array([value]) for measure, value in values.items()}
@@ -77,8 +57,9 @@ def _count_documents(run: Run, name: str) -> tuple[np.ndarray, int]:
 def _draw_triples(
     run: Run, name: str, share: float, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]]:
-    """Yield the triples of each shard whose negative is drawn; a negative goes with the first
-    positive of its query.
+    """Yield the triples of each shard whose negative is drawn: vectors of queries, positives and
+    negatives, the share of the query's words that each negative has (nan for none), its text. A
+    negative goes with the first positive of its query.
     """
     judged = run.find(f"{run.JUDGES}/overlap") is not None
     vectors = read_vectors(run)
@@ -99,7 +80,7 @@ def _draw_triples(
             yield (
                 vectors.queries(key)[query],
                 vectors.documents(positive),
-                documents_of(run, shard, vectors, row),
+                documents_of(shard, vectors, row),
                 overlap,
                 shard.documents.texts(row),
             )

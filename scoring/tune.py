@@ -32,6 +32,7 @@ from scoring.set_coverage import BLOCKS, add_blocks, pulls_of, read_held, read_v
 FOLDER = f"{Run.METRICS}/_tune"
 SAMPLERS = ("top", "random", "simans", "quantile")
 CONFIDENCE = 0.95
+READ = ("name", "unsafe")  # options that decide what is said of the trials, not the trials
 
 
 class Tune(Covering):
@@ -57,27 +58,22 @@ def tune(run: Run, options: Tune, how: How) -> Manifest:
             no recipe keeps to the constraints.
     """
     run.tables()
-    reference = make_reference(run, options, How(how.force, how.workers, how.progress))
-    names = list(options.sources) or run.names(run.SOURCES)
+    reference = make_reference(run, options, how)
     if reference is None:
         raise UserError(
             f"{run.path} has no dense index with the vectors of the target encoder, which coverage"
             " needs; run `quarry index dense --encoder MODEL`, then `quarry judge similarity` with"
             " the same"
         )
+    names = list(options.sources) or run.names(run.SOURCES)
     inputs = run.table_input() | run.need_sources(names)
-    inputs |= {one: run.need(one, "judge").fingerprint for one in _judges(run)}
-    inputs[reference.stage] = reference.fingerprint
-    stage = Stage(FOLDER, "trials", options.record(), inputs, cheap=True, made_by="tune")
+    inputs[reference.stage] = reference.fingerprint  # and all that it is made from
+    record = {name: value for name, value in options.record().items() if name not in READ}
+    stage = Stage(FOLDER, "trials", record, inputs, cheap=True, made_by="tune")
     trials = list(recipes(options, names))
-    task = partial(_try, run, options, trials)
     keys = shard_keys(len(trials))
-    return run_stage(run, stage, lambda: task, keys, how, lambda: _conclude(run, options, keys))
-
-
-def _judges(run: Run) -> list[str]:
-    folders = [f"{run.JUDGES}/{name}" for name in ("similarity", "duplicates")]
-    return [folder for folder in folders if run.find(folder)]
+    made = run_stage(run, stage, lambda: partial(_try, run, options, trials), keys, how)
+    return made.model_copy(update={"facts": made.facts | _conclude(run, options, keys)})
 
 
 def recipes(options: Tune, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -142,7 +138,8 @@ def _conclude(run: Run, options: Tune, keys: Sequence[str]) -> dict[str, Any]:
         )
     best = fair[0]
     low, high = jackknife_interval(best["coverage"], np.array(best["without"]), CONFIDENCE)
-    said = f"coverage {best['coverage']:.3f} ({low:.3f} to {high:.3f})" if low else ""
+    said = f"coverage {best['coverage']:.3f}"
+    said += "" if low is None else f" ({low:.3f} to {high:.3f})"
     near = [row for row in fair[1:] if not _ahead(best, row)]
     verdict = f"{len(rows)} recipes tried, {len(fair)} within the constraints; the best has {said}"
     verdict += f", {best['unsafe']:.1%} unsafe, {best['negatives']:.1f} negatives a query."

@@ -161,6 +161,8 @@ def test_two_sets_are_compared_with_the_same_queries(tmp_path):
     one, two = (values(run, name)["coverage"]["value"] for name in ("both", "dense"))
     assert value == pytest.approx(one - two) and low <= high
     assert paired_difference(run, "both", "both", "coverage@1", WHOLE) == (0, 0, 0)
+    plain = WHOLE.model_copy(update={"resamples": 0})
+    assert paired_difference(run, "both", "dense", "coverage", plain)[1:] == (None, None)
 
 
 def test_without_vectors_of_the_target_encoder_there_is_none(tmp_path):

@@ -63,6 +63,10 @@ def test_what_breaks_the_constraint_is_no_winner_and_a_search_goes_on(tmp_path):
     assert any(row["unsafe"] > 0 for row in rows)
     assert f"coverage {best['coverage']:.3f}" in found.facts["verdict"][0]
     assert tune(run, OPTIONS.model_copy(update={"unsafe": 0.0}), HOW).skipped
+    other = tune(run, OPTIONS.model_copy(update={"unsafe": 1.0, "name": "bold"}), HOW)
+    assert other.skipped and other.facts["section"].startswith('[select."bold"]')
+    most = max(row["coverage"] for row in rows)
+    assert f"coverage {most:.3f}" in other.facts["verdict"][0] and trials(run) == rows
     (run.path / "6_metrics/_tune/_manifest.json").unlink()
     (run.path / "6_metrics/_tune/00001.parquet").unlink()
     again = tune(run, OPTIONS.model_copy(update={"unsafe": 0.0}), HOW)
