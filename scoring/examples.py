@@ -1,7 +1,9 @@
 """Some queries to read, with their positives and the best negatives of each set."""
 
+import difflib
 import heapq
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,6 +17,8 @@ from scoring.show import Row, describe_shard
 
 LIMIT = 5000  # characters of a text that the page holds
 SHOWN = 3  # negatives of a set under an example
+NEAR = 0.6  # from this share of words in common on, in their order, what differs is marked
+WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 def finite(value: Any) -> Any:
@@ -95,7 +99,10 @@ def _example(row: Row, most: int | None = SHOWN) -> Row:
             "rejected": dict(
                 sorted(Counter(rejected["reason"] for rejected in found["rejected"]).items())
             ),
-            "negatives": [_negative(negative, lowest) for negative in found["negatives"][:most]],
+            "negatives": [
+                _negative(negative, lowest) | {"edits": _edits(negative, row["positives"])}
+                for negative in found["negatives"][:most]
+            ],
         }
         for name, found in row["sets"].items()
     }
@@ -123,6 +130,27 @@ def _negative(row: Row, lowest: float | None) -> Row:
         "margin": margin,
         "unsafe": unsafe,
     }
+
+
+def _edits(negative: Row, positives: list[Row]) -> list[tuple[int, int]]:
+    """Return which parts of a negative's text, as (first, end), are not in the positive that it is
+    nearest to; none if it is near to none.
+    """
+    text = (negative["text"] or "")[:LIMIT]
+    places = list(WORDS.finditer(text))
+    words = [word[0].lower() for word in places]
+    best, edits = NEAR, list[tuple[int, int]]()
+    for positive in positives:
+        other = [word.lower() for word in WORDS.findall((positive["text"] or "")[:LIMIT])]
+        matcher = difflib.SequenceMatcher(None, other, words, autojunk=False)
+        if matcher.quick_ratio() >= best and (ratio := matcher.ratio()) >= best:
+            best, parts = ratio, matcher.get_opcodes()
+            edits = [
+                (places[first].start(), places[end - 1].end())
+                for kind, _, _, first, end in parts
+                if kind != "equal" and end > first
+            ]
+    return edits
 
 
 def _similarity(row: Row) -> float | None:

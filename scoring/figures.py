@@ -1,5 +1,5 @@
-"""report data -> charts, as plain plotly.js values. `meta.colour` names a colour of the page's
-style sheet, which knows light and dark.
+"""report data -> charts, as plain plotly.js values. `meta.colour` names a colour of PALETTE;
+`meta.set` or `meta.sets` the set of a trace or of each of its points.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,35 @@ from typing import Any
 Row = dict[str, Any]
 LABELS = {"coverage": "coverage", "eci_v1": "ECI"}  # what sets are ordered by, the better first
 COLOURS = 12  # of sets; more sets begin anew
+# colours by name: light, dark
+PALETTE = {
+    "page": ("#fbfaf8", "#15181c"),
+    "card": ("#ffffff", "#1c2025"),
+    "ink": ("#1d2126", "#e6e4df"),
+    "soft-ink": ("#5d6670", "#9aa3ad"),
+    "line": ("#e3e0da", "#30363d"),
+    "hair": ("#eeece7", "#282d33"),
+    "tint": ("#f4f2ed", "#23282e"),
+    "accent": ("#2f5fa8", "#7aa7ea"),
+    "soft": ("#b9c6da", "#465a78"),
+    "negative": ("#cf7a2b", "#e59a52"),
+    "positive": ("#2a8a72", "#4fb89c"),
+    "unsafe": ("#c43a3f", "#ef6b6e"),
+    "unsafe-tint": ("#fbeceb", "#3a2224"),
+    "best": ("#edf3fb", "#1f2b3c"),
+    "set-0": ("#2f5fa8", "#7aa7ea"),
+    "set-1": ("#cf7a2b", "#e59a52"),
+    "set-2": ("#2a8a72", "#4fb89c"),
+    "set-3": ("#b0468e", "#d979ba"),
+    "set-4": ("#8a7a1f", "#c2b04a"),
+    "set-5": ("#3a9ec2", "#62bfe0"),
+    "set-6": ("#c43a3f", "#ef6b6e"),
+    "set-7": ("#6b55b5", "#a08fe6"),
+    "set-8": ("#6c9a34", "#9cc862"),
+    "set-9": ("#8a5a3c", "#bf8c69"),
+    "set-10": ("#d06a93", "#ee9abb"),
+    "set-11": ("#6b7480", "#a3acb7"),
+}
 
 
 def figures(data: Row) -> dict[str, Row]:
@@ -40,7 +69,7 @@ def _bars(sets: list[Row], measures: list[tuple[str, str, str]]) -> Row:
                 "type": "bar",
                 "orientation": "h",
                 "name": label,
-                "meta": {"colour": colour},
+                "meta": {"colour": colour, "sets": [row["name"] for row in sets]},
                 "y": [_escaped(row["name"]) for row in sets],
                 "x": [entry.get("value") for entry in entries],
                 "error_x": _errors(entries),
@@ -93,7 +122,7 @@ def _plane(sets: list[Row]) -> Row:
                 "type": "scatter",
                 "mode": "markers",
                 "name": _escaped(row["name"]),
-                "meta": {"colour": f"set-{number % COLOURS}"},
+                "meta": {"colour": f"set-{number % COLOURS}", "set": row["name"]},
                 "marker": {"size": 11},
                 "x": [hard_one],
                 "y": [safe_one],
@@ -137,7 +166,7 @@ def _curve(sets: list[Row], by: str) -> Row:
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": _escaped(row["name"]),
-                "meta": {"colour": f"set-{number % COLOURS}"},
+                "meta": {"colour": f"set-{number % COLOURS}", "set": row["name"]},
                 "x": [entry["k"] for entry in entries],
                 "y": [entry["value"] for entry in entries],
                 "error_y": _errors(entries),

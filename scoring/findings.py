@@ -6,9 +6,8 @@ import math
 from itertools import compress
 
 from scoring.figures import LABELS
+from scoring.metrics import Lead
 from scoring.show import Row
-
-Interval = tuple[float, float | None, float | None]  # value, low, high
 
 
 def value_of(row: Row, measure: str) -> float:
@@ -40,7 +39,7 @@ def matched_size(sets: list[Row]) -> int | None:
 
 
 def findings(
-    sets: list[Row], matched: int | None, lead: Interval | None, by: str = "eci_v1"
+    sets: list[Row], matched: int | None, lead: Lead | None, by: str = "eci_v1"
 ) -> list[str]:
     """Say in plain sentences which set is ahead at a matched |N|, and whether that is more than
     chance.
@@ -65,7 +64,7 @@ def findings(
     return [*_compared(sets, by, matched, lead), _unsafe(sets)]
 
 
-def _compared(sets: list[Row], by: str, matched: int, lead: Interval | None) -> list[str]:
+def _compared(sets: list[Row], by: str, matched: int, lead: Lead | None) -> list[str]:
     """Say whether the first set is ahead of the others."""
     first, *others = entries = [row["measures"][f"{by}@{matched}"] for row in sets]
     said = (
@@ -79,14 +78,15 @@ def _compared(sets: list[Row], by: str, matched: int, lead: Interval | None) -> 
     if not near:
         return [f"{said}; its interval lies above that of every other set."]
     said += f", but its interval overlaps that of {listed(near)}"
-    if lead is None or lead[1] is None or lead[2] is None:
+    if lead is None or lead.low is None or lead.high is None:
         return [f"{said}: this run does not tell them apart."]
+    where = "Query by query" if lead.queries is None else f"On the {lead.queries:,} queries of both"
     paired = (
-        f"Query by query it is {lead[0]:.3f} ({lead[1]:.3f} to {lead[2]:.3f}) ahead of the next,"
+        f"{where} it is {lead.value:.3f} ({lead.low:.3f} to {lead.high:.3f}) ahead of the next,"
         f" {sets[1]['name']}"
     )
     verdict = "zero is possible, so this run does not tell the two apart"
-    if lead[1] > 0:
+    if lead.low > 0:
         verdict = "a difference that this run supports"
     return [f"{said}.", f"{paired}: {verdict}."]
 

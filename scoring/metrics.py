@@ -1,15 +1,12 @@
 """Sums over queries -> measures of a set with their intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from miner.errors import UserError
 from miner.options import Options, option
 from miner.seeds import generator
 from miner.store import Run
@@ -43,6 +40,20 @@ SUSPECTS, WORST = "_suspects", 8
 FOLDER, SETS, SOURCES = Run.METRICS, f"{Run.METRICS}/_per_query", f"{Run.METRICS}/_sources"
 
 Unsafe = Literal["hinge", "none"]
+
+
+class Lead(NamedTuple):
+    """By how much one set exceeds another.
+
+    Attributes:
+        value, low, high: the difference and its interval; None without resamples.
+        queries: how many it was measured on, if these are fewer than one of the sets has.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    queries: int | None = None
 
 
 class Covering(Options):
@@ -255,54 +266,3 @@ def metric_rows(
             }
         )
     return conform(pa.Table.from_pylist(rows, METRICS.schema), METRICS)
-
-
-def paired_difference(
-    run: Run, set_a: str, set_b: str, measure: str, options: Score
-) -> tuple[float, float | None, float | None]:
-    """Return by how much a measure of set_a exceeds that of set_b, with the interval of the
-    difference.
-
-    Both sets are resampled with the same queries, so what makes a query easy for both cancels out.
-
-    Args:
-        run: a run in which both sets are scored.
-        set_a, set_b: names of sets.
-        measure: a measure of both, such as "eci_v1" or "eci_v1@10".
-        options: resamples, confidence and seed.
-
-    Returns:
-        value, low, high; low and high are None without resamples.
-
-    Raises:
-        UserError: a set is not scored, or does not have the measure.
-    """
-    (one, drawn), (two, drawn_two) = (
-        _resampled(run, name, measure, options) for name in (set_a, set_b)
-    )
-    if measure.startswith("coverage"):
-        return one - two, *jackknife_interval(one - two, drawn - drawn_two, options.confidence)
-    return one - two, *percentile_interval(drawn - drawn_two, options.confidence)
-
-
-def _resampled(run: Run, name: str, measure: str, options: Score) -> tuple[float, np.ndarray]:
-    """Return a measure of a set, and what it is of each resample of the queries, or of coverage
-    without each block of them.
-    """
-    folder = run.need(f"{SETS}/{name}", f"score {name}").stage
-    if measure.startswith("coverage"):
-        kept = run.path / folder / WITHOUT
-        rows = run.read(FOLDER, f"set-{name}").to_pylist()
-        value = {row["measure"]: row["value"] for row in rows}
-        spread = pq.read_table(kept, partitioning=None).to_pydict() if kept.exists() else {}
-    else:
-        sums = read_sums(run, folder)
-        found = evaluate(sums, options, partial(set_measures, sizes=matched_sizes(sums)))
-        value, spread = ({key[0]: values for key, values in part.items()} for part in found)
-        value = {key: values[0] for key, values in value.items()}
-    if measure not in spread:
-        raise UserError(
-            f"set {name} has no measure {measure!r}; take one of {', '.join(sorted(value))}"
-        )
-    drawn = np.asarray(spread[measure], np.float64)
-    return float(value[measure]), drawn if options.resamples else drawn[:0]

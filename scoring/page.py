@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from scoring.examples import LIMIT
-from scoring.figures import COLOURS, LABELS, figures
+from scoring.figures import COLOURS, LABELS, PALETTE, figures
 from scoring.findings import percent
+from scoring.in_common import DEPTH
 from scoring.reasons import REASONS
 from scoring.show import Row
 
@@ -81,6 +82,7 @@ def render_page(data: Row) -> str:
         "head": _head,
         "words": spaced,
         "pretty": _pretty,
+        "marked": _marked,
     }
     environment.tests["code"] = _is_code
     return environment.get_template("report.html.jinja").render(
@@ -92,6 +94,8 @@ def render_page(data: Row) -> str:
         measures_beside=_measures_beside,
         label=LABELS[data["by"]],
         colours=COLOURS,
+        palette=PALETTE,
+        depth=DEPTH,
         limit=LIMIT,
     )
 
@@ -122,6 +126,19 @@ def _head(text: str) -> str:
         return text
     place = max(text.rfind(" ", CUT - 40, CUT), text.rfind("\n", CUT - 40, CUT))
     return text[: place if place > 0 else CUT]
+
+
+def _marked(row: Row, start: int, end: int | None = None) -> Any:
+    """Return a part of a text, with what its edits say marked."""
+    from markupsafe import Markup, escape
+
+    text, at, out = row["text"][:end], start, Markup("")
+    for edit in row.get("edits", ()):
+        first, last = max(edit[0], start), min(edit[1], len(text))
+        if first < last:
+            out += escape(text[at:first]) + Markup("<mark>%s</mark>") % text[first:last]
+            at = last
+    return out + escape(text[at:])
 
 
 def _is_code(text: str) -> bool:

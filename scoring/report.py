@@ -6,6 +6,7 @@ counts, manifests and a few queries to read.
 """
 
 import json
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,17 +21,22 @@ from miner.files import Stopwatch, atomic, code_version, write_json
 from miner.options import Options, option
 from miner.stages import Stage, finish
 from miner.store import MANIFEST, PLAN, Manifest, Run
+from scoring.compare import compared, other_run, paired_difference
 from scoring.examples import finite, read_examples, read_suspects
-from scoring.findings import Interval, findings, leading, listed, matched_size, value_of
+from scoring.figures import figures
+from scoring.findings import findings, leading, listed, matched_size, value_of
+from scoring.in_common import shares_in_common
 from scoring.metrics import FOLDER as METRICS
 from scoring.metrics import SETS as SCORED
-from scoring.metrics import SOURCES, WORST, Score, paired_difference
+from scoring.metrics import SOURCES, WORST, Lead, Score
 from scoring.page import render_page, spaced
+from scoring.plots import write_figures
 from scoring.recipe import Select
 from scoring.sets import changed_inputs, current_sets
 from scoring.show import Row
 
 FOLDER = Run.REPORT
+FIGURES = "figures"  # beside the page
 # options of score that two sets must have in common
 COMPARED = (
     "unsafe",
@@ -53,6 +59,10 @@ class Report(Options):
         WORST, "negatives shown that exceed their positive by most", ge=0, le=WORST
     )
     seed: int = option(0, "seed of the choice of examples")
+    compare: tuple[str, ...] = option(
+        (), "folder of another run, whose scored sets are shown beside these; more than once"
+    )
+    figures: bool = option(False, "write the charts as SVG and PNG beside the page (matplotlib)")
 
 
 def report(run: Run, options: Report, how: How) -> Manifest:
@@ -80,6 +90,9 @@ def report(run: Run, options: Report, how: How) -> Manifest:
     write_json(run.path / FOLDER / "report.json", data)
     with atomic(run.path / FOLDER / "report.html") as temporary:
         temporary.write_text(page, "utf-8")
+    shutil.rmtree(run.path / FOLDER / FIGURES, ignore_errors=True)
+    if options.figures:
+        write_figures(figures(data), run.path / FOLDER / FIGURES)
     rows = {
         "sets": len(data["sets"]),
         "sources": len(data["sources"]),
@@ -100,6 +113,7 @@ def collect(run: Run, options: Report) -> Row:
         UserError: no set is scored.
     """
     sets, measure, matched = _ordered_sets(run)
+    others = [(other := other_run(path), _described(other)) for path in options.compare]
     current = current_sets(run)
     shown = [row["name"] for row in sets if row["name"] in current]
     stages = [_stage(run, manifest) for manifest in _manifests(run)]
@@ -112,6 +126,11 @@ def collect(run: Run, options: Report) -> Row:
         "warnings": _warnings(run, sets, stages),
         "sets": sets,
         "sources": _sources(run),
+        "compared": compared(run, sets, measure, others),
+        "in_common": {
+            "sources": shares_in_common(run, run.SOURCES),
+            "sets": shares_in_common(run, run.SETS),
+        },
         "histograms": {row["name"]: _add_histograms(run, row["name"]) for row in sets},
         "examples": read_examples(run, options.examples, options.seed, shown),
         "suspects": read_suspects(run, options.suspects, shown),
@@ -135,13 +154,16 @@ def _findings_of(run: Run, sets: list[Row], measure: str, matched: int | None) -
 
 def _ordered_sets(run: Run) -> tuple[list[Row], str, int | None]:
     """Return the scored sets, the best first; by which measure; and at which |N|."""
-    names = run.names(SCORED)
-    if not names:
-        raise UserError(f"{run.path} has no scored set; run `quarry score` first")
-    sets = [_describe_set(run, name) for name in names]
+    sets = _described(run)
     matched, by = matched_size(sets), leading(sets)
     measure = f"{by}@{matched}" if matched else by
     return sorted(sets, key=lambda row: (-value_of(row, measure), row["name"])), measure, matched
+
+
+def _described(run: Run) -> list[Row]:
+    if not (names := run.names(SCORED)):
+        raise UserError(f"{run.path} has no scored set; run `quarry score` first")
+    return [_describe_set(run, name) for name in names]
 
 
 # ---- what the run says of itself
@@ -288,7 +310,7 @@ def _rule(name: str, value: Any) -> str:
     return f"{spaced(name)} {' and '.join(said)}"
 
 
-def _lead(run: Run, sets: list[Row], measure: str, matched: int | None) -> Interval | None:
+def _lead(run: Run, sets: list[Row], measure: str, matched: int | None) -> Lead | None:
     """Return by how much the first set exceeds the second by a measure, both drawn with the same
     queries.
     """

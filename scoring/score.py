@@ -22,6 +22,7 @@ from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.tables import METRICS
 from scoring.eci import margins
+from scoring.in_common import count_in_common
 from scoring.judgments import Judgments, read_judgments
 from scoring.metrics import (
     COLUMNS,
@@ -85,6 +86,7 @@ def score(run: Run, options: Score, how: How) -> list[Manifest]:
             scored.append(score_source(run, name, options, how))
         else:
             _forget(run, name)
+    count_in_common(run, how)
     return scored
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from miner.query_shard import IDS, QueryShard
 from miner.search.vectors import Vectors
@@ -70,18 +71,15 @@ def measure_coverage(
         (measure, k) -> (1,); the same -> (BLOCKS,); facts for the manifest.
     """
     told = run.need(FOLDER, "score")
-    sums = _sum_blocks(run, name, options, [*sizes, None])
+    sums = _sum_blocks(run, [name], options, [*sizes, None])
     reference = sums.pop(REFERENCE)
     value: Values = {}
     without: Values = {}
     for size in (None, *sizes):
-        own = sums[size]
-        whole = own.sum(axis=0, dtype=np.float64), reference.sum(axis=0, dtype=np.float64)
-        for measure, form in MEASURES.items():
+        for measure in MEASURES:
             key = measure if size is None else f"{measure}@{size}", size
-            value[key] = np.atleast_1d(form(*whole))
-            left = [form(whole[0] - own[b], whole[1] - reference[b]) for b in range(BLOCKS)]
-            without[key] = np.array(left)
+            whole, without[key] = _measure(measure, sums[size], reference)
+            value[key] = np.array([whole])
     bands = _by_band(run, sums[None].sum(axis=0, dtype=np.float64))
     return (
         value,
@@ -90,11 +88,40 @@ def measure_coverage(
     )
 
 
+def measure_on_common(
+    run: Run, names: tuple[str, str], measure: str, options: Covering
+) -> list[tuple[float, np.ndarray]]:
+    """Return a measure of two sets, on the queries that both have a negative for, and what it is
+    without each block of them (BLOCKS,).
+
+    Args:
+        run: a run with a reference.
+        names: of the sets.
+        measure: such as "coverage@5".
+        options: tau, batch, seed.
+    """
+    form, _, first = measure.partition("@")
+    size = int(first) if first else None
+    found = []
+    for both in (names, names[::-1]):
+        sums = _sum_blocks(run, both, options, [size])
+        found.append(_measure(form, sums[size], sums[REFERENCE]))
+    return found
+
+
+def _measure(measure: str, own: np.ndarray, reference: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return a measure of G and R in blocks, and what it is without each of them."""
+    form = MEASURES[measure]
+    whole = own.sum(axis=0, dtype=np.float64), reference.sum(axis=0, dtype=np.float64)
+    left = [form(whole[0] - own[b], whole[1] - reference[b]) for b in range(BLOCKS)]
+    return float(form(*whole)), np.array(left)
+
+
 def _sum_blocks(
-    run: Run, name: str, options: Covering, sizes: Sequence[int | None]
+    run: Run, names: Sequence[str], options: Covering, sizes: Sequence[int | None]
 ) -> dict[int | str | None, np.ndarray]:
-    """Return G of a set's first negatives, by their number, and R, in blocks of queries: (BLOCKS,
-    d, d) float32 each.
+    """Return G of the first negatives of the first set, by their number, and R, in blocks of
+    queries: (BLOCKS, d, d) float32 each. Only queries count that have a negative in all sets.
     """
     vectors = read_vectors(run)
     width = vectors.queries(run.query_shards()[0]).shape[1]
@@ -102,7 +129,11 @@ def _sum_blocks(
         size: np.zeros((BLOCKS, width, width), np.float32) for size in (REFERENCE, *sizes)
     }
     for key in run.query_shards():
-        chosen = run.read(f"{run.SETS}/{name}", key, [*IDS, "rank"])
+        chosen, *others = (run.read(f"{run.SETS}/{name}", key, [*IDS, "rank"]) for name in names)
+        for other in others:
+            chosen = chosen.filter(
+                pc.is_in(chosen["query_id"], other["query_id"].unique().cast(pa.string()))
+            )
         held = read_held(QueryShard(run, key), vectors, chosen)
         for size, pull in chain([(REFERENCE, held.reference)], pulls_of(held, options, sizes)):
             add_blocks(sums[size], held, pull)

@@ -1,8 +1,5 @@
-import html
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -13,7 +10,7 @@ from miner.errors import UserError
 from miner.store import Run
 from scoring.figures import figures
 from scoring.findings import findings, matched_size
-from scoring.metrics import Score
+from scoring.metrics import Lead, Score
 from scoring.page import render_page
 from scoring.recipe import Select
 from scoring.report import Report, collect, recipe, report
@@ -267,6 +264,7 @@ def test_stages_stand_in_flow_order(data):
         "4_judgments/similarity",
         "5_sets/bm25",
         "5_sets/bm25+dense",
+        "6_metrics/_in_common",
         "6_metrics/_per_query/bm25",
         "6_metrics/_per_query/bm25+dense",
         "6_metrics/_sources/bm25",
@@ -433,12 +431,12 @@ def test_findings_say_plainly_when_intervals_overlap():
         "Query by query it is 0.050 (0.010 to 0.090) ahead of the next, b: a difference that this"
         " run supports."
     )
-    assert findings([best, near, far], 5, (0.05, 0.01, 0.09)) == [f"{overlap}.", ahead, risk]
+    assert findings([best, near, far], 5, Lead(0.05, 0.01, 0.09)) == [f"{overlap}.", ahead, risk]
     level = (
         "Query by query it is 0.050 (-0.010 to 0.110) ahead of the next, b: zero is possible, so"
         " this run does not tell the two apart."
     )
-    assert findings([best, near, far], 5, (0.05, -0.01, 0.11)) == [f"{overlap}.", level, risk]
+    assert findings([best, near, far], 5, Lead(0.05, -0.01, 0.11)) == [f"{overlap}.", level, risk]
     assert findings([best, far], 5, None)[0].endswith(
         "its interval lies above that of every other set."
     )
@@ -555,35 +553,3 @@ def test_suspects_are_the_negatives_that_exceed_their_positive_by_most(run, data
     assert first["negative"]["margin"] == pytest.approx(-excess[worst[0]])
     assert first["positive"]["doc_id"] in GOLD[worst[0][0]] and "bm25" in first["sets"]
     assert "The worst suspects" in page(run).text
-
-
-CLICK = """
-<script>addEventListener("load", () => {
-  const all = where => [...document.querySelectorAll(where)];
-  const head = all("#sets th").find(one => one.textContent === "S");
-  const names = () => all("#sets tbody tr .name > b").map(b => b.textContent);
-  head.click(); const down = names();
-  head.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));
-  const plots = all(".plot svg").length;
-  document.title = JSON.stringify([down, names(), head.ariaSort, plots]);
-})</script></body>"""
-
-
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium here to open the page in")
-def test_a_browser_opens_the_page_without_a_word_and_sorts_its_tables(run, data, tmp_path):
-    file = tmp_path / "report.html"
-    text = (run.path / "7_report/report.html").read_text("utf-8")
-    file.write_text(text.replace("</body>", CLICK), "utf-8")
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    ran = subprocess.run(
-        [*command, "--virtual-time-budget=5000", "--dump-dom", file.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "CONSOLE" not in ran.stderr
-    title = html.unescape(re.search("<title>(.*?)</title>", ran.stdout)[1])
-    down, up, said, plots = json.loads(title)
-    by_signal = sorted(data["sets"], key=lambda row: -row["measures"]["signal"]["value"])
-    assert down == [row["name"] for row in by_signal] and up == down[::-1]
-    assert said == "ascending" and plots >= len(figures(data))

@@ -11,8 +11,9 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.seeds import generator
 from miner.tables import METRICS
+from scoring.compare import paired_difference
 from scoring.eci import eci_v1
-from scoring.metrics import Score, bootstrap, paired_difference, query_sums
+from scoring.metrics import Score, bootstrap, query_sums
 from scoring.recipe import Select
 from scoring.score import _answers_queries, metrics, score
 from scoring.select import select
@@ -218,15 +219,15 @@ def test_paired_difference_of_two_sets(tmp_path):
     select(run, Select(name="c", sources=("bm25:100",)), HOW)
     options = Score(resamples=300)
     score(run, options, HOW)
-    value, low, high = paired_difference(run, "a", "b", "eci_v1", options)
+    value, low, high, common = paired_difference(run, "a", "b", "eci_v1", options)
     assert value == pytest.approx(values(run, "a")["eci_v1"] - values(run, "b")["eci_v1"])
     assert low <= high
-    assert paired_difference(run, "b", "a", "eci_v1", options) == pytest.approx(
-        (-value, -high, -low)
-    )
+    assert common is None
+    back = paired_difference(run, "b", "a", "eci_v1", options)
+    assert back[:3] == pytest.approx((-value, -high, -low))
     # the same queries in every resample
-    assert paired_difference(run, "b", "c", "eci_v1@1", options) == (0, 0, 0)
-    assert paired_difference(run, "a", "b", "signal@1", PLAIN)[1:] == (None, None)
+    assert paired_difference(run, "b", "c", "eci_v1@1", options) == (0, 0, 0, None)
+    assert paired_difference(run, "a", "b", "signal@1", PLAIN)[1:] == (None, None, None)
     with pytest.raises(UserError, match=r"has no measure 'eci_v1@50'; take one of .*eci_v1@1"):
         paired_difference(run, "a", "b", "eci_v1@50", options)
     with pytest.raises(UserError, match="run `quarry score d` first"):

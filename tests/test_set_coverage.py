@@ -12,11 +12,12 @@ from vectors import write_vectors
 from miner.made import Negative, made_shard
 from miner.query_shard import QueryShard
 from miner.stages import Stage, run_stage
+from scoring.compare import paired_difference
 from scoring.coverage import coverage, coverage_cosine, head_gradient
 from scoring.diagnostics import centroid_gap, effective_size, uniformity
 from scoring.eci import eci_sem
 from scoring.judge.similarity import JudgeSimilarity, judge_similarity
-from scoring.metrics import Score, paired_difference
+from scoring.metrics import Score
 from scoring.recipe import Select
 from scoring.report import Report, report, verdict
 from scoring.score import metrics, score
@@ -42,13 +43,15 @@ def values(run, name):
     return {row["measure"]: row for row in metrics(run).to_pylist() if row["set_name"] == name}
 
 
-def gradients(run, name, first=None, safe=False):
+def gradients(run, name, first=None, safe=False, asked=None):
     """G and R of a set by plain loops; a query without a negative counts in neither."""
     chosen = {}
     for query_id, doc_id, rank in rows(run, f"5_sets/{name}", "query_id", "doc_id", "rank"):
         chosen.setdefault(query_id, []).append((rank, doc_id))
     own, reference = np.zeros((2, 6, 6))
     for query_id, found in chosen.items():
+        if asked is not None and query_id not in asked:
+            continue
         negatives = [doc_id for _, doc_id in sorted(found)][:first]
         near = max(DOCUMENTS[one] @ DOCUMENTS[two] for one in negatives for two in GOLD[query_id])
         assert near < 0.98  # nothing is left out of the reference but positives
@@ -157,12 +160,28 @@ def test_a_batch_brings_the_texts_of_others_along(tmp_path):
 def test_two_sets_are_compared_with_the_same_queries(tmp_path):
     run = made(tmp_path / "run")
     score(run, WHOLE, HOW)
-    value, low, high = paired_difference(run, "both", "dense", "coverage", WHOLE)
+    value, low, high, common = paired_difference(run, "both", "dense", "coverage", WHOLE)
     one, two = (values(run, name)["coverage"]["value"] for name in ("both", "dense"))
-    assert value == pytest.approx(one - two) and low <= high
-    assert paired_difference(run, "both", "both", "coverage@1", WHOLE) == (0, 0, 0)
+    assert value == pytest.approx(one - two) and low <= high and common is None
+    assert paired_difference(run, "both", "both", "coverage@1", WHOLE) == (0, 0, 0, None)
     plain = WHOLE.model_copy(update={"resamples": 0})
-    assert paired_difference(run, "both", "dense", "coverage", plain)[1:] == (None, None)
+    assert paired_difference(run, "both", "dense", "coverage", plain)[1:] == (None, None, None)
+
+
+def test_sets_of_different_queries_are_compared_on_those_of_both(tmp_path):
+    run = made(tmp_path / "run", shard_queries=2)
+    select(run, Select(name="few", sources=["dense"], max_score=("0.2",)), HOW)
+    select(run, Select(name="some", sources=["bm25"], negatives=1), HOW)
+    score(run, WHOLE, HOW)
+    asked = {name: set(rows(run, f"5_sets/{name}", "query_id")) for name in ("few", "some")}
+    both = {one for (one,) in asked["few"] & asked["some"]}
+    assert 1 < len(both) < max(map(len, asked.values()))
+    found = paired_difference(run, "few", "some", "coverage", WHOLE)
+    one, two = (coverage(*gradients(run, name, asked=both)) for name in ("few", "some"))
+    assert found.value == pytest.approx(one - two, abs=1e-5) and found.queries == len(both)
+    assert found.low < found.value < found.high
+    whole = [values(run, name)["coverage"]["value"] for name in ("few", "some")]
+    assert found.value != pytest.approx(whole[0] - whole[1], abs=1e-3)
 
 
 def test_without_vectors_of_the_target_encoder_there_is_none(tmp_path):
