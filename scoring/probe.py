@@ -3,11 +3,12 @@
 A model trained on negatives that can be told from real texts learns the difference, not the task.
 Each negative is held against its original: TF-IDF of words and pairs of words (or vectors that are
 given), logistic regression, folds that keep a group together; the share that it gets right is about
-.5 where nothing tells. Where words were exchanged between the texts themselves, it falls below .5:
-what one fold brought in too often, the other folds took out too often. That is no artefact either,
-and a sign that counts are balanced.
+.5 where nothing tells. Where words were exchanged between the texts themselves, folds by query make
+it fall below .5: what one fold brought in too often, the other folds took out too often. There all
+pairs that exchanged the same two words are one group, so that each fold is balanced in itself.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from miner.tables import METRICS, conform
 
 RESAMPLES = 1000
 TELLING = 10
+CLOSED = 0.99  # from this share of negatives on that have one with the opposite exchange
 
 
 class Probe(NamedTuple):
@@ -34,6 +36,7 @@ class Probe(NamedTuple):
         pairs: of an original and a negative.
         telling: words that speak for a negative, then words that speak for an original, the
             strongest first; empty for vectors.
+        folds: what they keep together: a "query", or an "exchange" of two words.
     """
 
     accuracy: float
@@ -42,6 +45,7 @@ class Probe(NamedTuple):
     auc: float
     pairs: int
     telling: tuple[list[str], list[str]]
+    folds: str = "query"
 
 
 def artefact_probe(
@@ -129,11 +133,32 @@ def _interval(right: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, f
 
 
 class ProbePairs(NamedTuple):
-    """Negatives with the texts they are held against, and which pairs belong together."""
+    """Negatives with the texts they are held against, which pairs belong together, and the lemmas
+    that left and came in, if the negatives were made so.
+    """
 
     originals: list[str]
     negatives: list[str]
     groups: list[str]
+    exchanged: list[tuple[str, str] | None]
+
+
+def closed_groups(exchanged: Sequence[tuple[str, str] | None]) -> list[str] | None:
+    """Return the group of each pair by the two words that changed places; None where these are not
+    exchanged as often one way as the other, so that such groups would hide what tells.
+
+    >>> closed_groups([("dog", "cat"), ("cat", "dog")])
+    ['cat dog', 'cat dog']
+    >>> closed_groups([("dog", "cat"), ("dog", "cat")]) is None
+    True
+    """
+    count = Counter(exchanged)
+    both = sum(
+        min(times, count[words[1], words[0]]) for words, times in count.items() if words is not None
+    )
+    if both < CLOSED * len(exchanged):
+        return None
+    return [" ".join(sorted(words or ())) for words in exchanged]
 
 
 def probe_set(run: Run, name: str, most: int, seed: int) -> Probe | None:
@@ -141,31 +166,29 @@ def probe_set(run: Run, name: str, most: int, seed: int) -> Probe | None:
 
     A made negative is held against its parent, another against its query's first positive. Queries
     with a first positive in common, such as captions of one image, are one group. Of more than
-    `most` pairs a part is drawn, by a hash of seed and ids.
+    `most` pairs a part is drawn, by a hash of seed and ids. Of a set of exchanges see
+    `closed_groups`.
     """
     total = sum(len(run.read(f"{run.SETS}/{name}", key)) for key in run.query_shards())
-    share, found = most / max(total, 1), ProbePairs([], [], [])
+    share, found = most / max(total, 1), ProbePairs([], [], [], [])
     for key in run.query_shards():
         _gather(run, name, key, share, seed, found)
     if len(set(found.groups)) < 2:
         return None
-    return artefact_probe(found.originals, found.negatives, np.array(found.groups), seed=seed)
+    closed = closed_groups(found.exchanged) or []
+    folds, groups = ("exchange", closed) if len(set(closed)) > 1 else ("query", found.groups)
+    probe = artefact_probe(found.originals, found.negatives, np.array(groups), seed=seed)
+    return probe._replace(folds=folds)
 
 
 def _gather(run: Run, name: str, key: str, share: float, seed: int, found: ProbePairs) -> None:
     documents, first = Documents(run, key), dict[str, str]()
     for row in run.read(run.POSITIVES, key).to_pylist():
         first[row["query_id"]] = min(first.get(row["query_id"], row["doc_id"]), row["doc_id"])
-    parents = dict(
-        zip(
-            documents.made["doc_id"].to_pylist(),
-            documents.made["parent_id"].to_pylist(),
-            strict=True,
-        )
-    )
+    made = {row["doc_id"]: row for row in documents.made.to_pylist()}
     rows = run.read(f"{run.SETS}/{name}", key)
     pairs = [
-        (first[query_id], parents.get(doc_id) or first[query_id], doc_id)
+        (first[query_id], made.get(doc_id, {}).get("parent_id") or first[query_id], doc_id)
         for query_id, doc_id in zip(
             rows["query_id"].to_pylist(), rows["doc_id"].to_pylist(), strict=True
         )
@@ -174,6 +197,10 @@ def _gather(run: Run, name: str, key: str, share: float, seed: int, found: Probe
     found.originals.extend(documents.texts(documents.rows([parent for _, parent, _ in pairs])))
     found.negatives.extend(documents.texts(documents.rows([doc_id for _, _, doc_id in pairs])))
     found.groups.extend(pair[0] for pair in pairs)
+    edits = [(made.get(doc_id) or {}).get("detail") or {} for _, _, doc_id in pairs]
+    found.exchanged.extend(
+        (edit["old_lemma"], edit["new_lemma"]) if edit.get("new_lemma") else None for edit in edits
+    )
 
 
 def rows_of(name: str, probe: Probe) -> pa.Table:

@@ -163,7 +163,7 @@ def _write_metrics(run: Run, name: str, options: Score, stage: Stage) -> dict[st
     if options.probe and (probe := probe_set(run, name, options.probe_most, options.seed)):
         rows = pa.concat_tables([rows, rows_of(name, probe)])
         telling = dict(zip(("negatives", "originals"), probe.telling, strict=True))
-        facts |= {"probe_telling": telling}
+        facts |= {"probe_telling": telling, "probe_folds": probe.folds}
     write_table(run.path / FOLDER / f"set-{name}.parquet", rows)
     return facts
 

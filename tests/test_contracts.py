@@ -234,6 +234,7 @@ EXAMPLES = [
     "scoring.eci",
     "scoring.judge.shingles",
     "scoring.metrics",
+    "scoring.probe",
     "scoring.samplers",
 ]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scoring.probe import artefact_probe
+from scoring.probe import artefact_probe, closed_groups
 
 NOUNS = [
     "dog",
@@ -64,6 +64,40 @@ def test_vectors_instead_of_words():
     one, two = rng.normal(size=(200, 4)), rng.normal([2.0, 0, 0, 0], size=(200, 4))
     found = artefact_probe(["x"] * 200, ["y"] * 200, np.arange(200), (one, two))
     assert 0.75 < found.accuracy < 0.95 and found.telling == ([], [])
+
+
+def exchanges(count):
+    """Texts in pairs that exchange their nouns: what each brings in, its partner takes out."""
+    rng, originals, negatives, lemmas = np.random.default_rng(4), [], [], []
+    for _ in range(count):
+        words = rng.choice(NOUNS, 2, replace=False)
+        for old, new in (words, words[::-1]):
+            frame = f"a {{}} stands near the {NOUNS[rng.integers(12)]} {rng.integers(40)}"
+            originals.append(frame.format(old))
+            negatives.append(frame.format(new))
+            lemmas.append((str(old), str(new)))
+    return originals, negatives, lemmas
+
+
+def test_of_exchanges_folds_are_closed_and_the_probe_is_honest():
+    originals, negatives, lemmas = exchanges(600)
+    closed = closed_groups(lemmas)
+    assert closed is not None and len(set(closed)) == 66
+    honest = artefact_probe(originals, negatives, np.array(closed))
+    assert honest.accuracy == pytest.approx(0.5, abs=0.03)
+    by_text = artefact_probe(originals, negatives, np.arange(len(originals)))
+    assert by_text.high < 0.48
+    # what is really there is seen in both kinds of folds
+    marked = [f"{text} zeppelin" for text in negatives]
+    assert artefact_probe(originals, marked, np.array(closed)).accuracy == 1
+
+
+def test_what_goes_one_way_only_is_not_closed():
+    _, _, lemmas = exchanges(200)
+    assert closed_groups([pair for place, pair in enumerate(lemmas) if place % 2]) is None
+    assert closed_groups([*lemmas, *[None] * 5]) is None
+    assert closed_groups([*lemmas, None]) is not None
+    assert closed_groups([None, None]) is None and closed_groups([]) == []
 
 
 def test_one_group_is_refused():

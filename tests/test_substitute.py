@@ -22,6 +22,7 @@ from miner.words.vocabulary import MineSubstitute
 from scoring.export import export
 from scoring.export_rows import Export
 from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
+from scoring.probe import probe_set
 from scoring.recipe import Select
 from scoring.select import select
 from scoring.show import describe
@@ -241,3 +242,16 @@ def test_it_never_takes_the_place_of_an_index(captions):
         ):
             mine_substitute(run, MineSubstitute(name="words"), how)
     assert (run.path / "2_index/words/_manifest.json").read_bytes() == before
+
+
+def test_the_probe_of_an_exchange_has_closed_folds(captions, encoder, monkeypatch):
+    run = captions("run")
+    substitute(run, encoder)
+    select(run, Select(name="made", sources=("substitute",)), HOW)
+    pairs = [(one["detail"]["old_lemma"], one["detail"]["new_lemma"]) for one in all_made(run)]
+    share = sum((new, old) in pairs for old, new in pairs) / len(pairs)
+    assert 0.7 < share < 1  # so few texts leave some words without a partner
+    assert probe_set(run, "made", 100, 0).folds == "query"
+    monkeypatch.setattr("scoring.probe.CLOSED", share)
+    found = probe_set(run, "made", 100, 0)
+    assert found.folds == "exchange" and found.pairs == len(pairs)

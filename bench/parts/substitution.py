@@ -48,7 +48,7 @@ def measure(ceilings: dict[str, float], queries: int | None = None) -> dict[str,
     return {
         "what": (
             f"{captions:,} captions, one negative each, two workers; probe: TF-IDF 1-2-grams,"
-            " logistic regression, 5 folds by image"
+            " logistic regression, 5 folds, by image or, of exchanges, by the two words"
         ),
         "speed": {"two workers": balanced, "one worker": again},
         "arms": {name: made.get(name, {}) | found for name, found in arms.items()},
@@ -184,7 +184,11 @@ def weigh(folder: str, arm: str) -> dict[str, Any]:
         if arm != "swap"
         else 0
     )
-    return {"in_siblings": inside, **probes(originals, negatives, groups)}
+    from scoring.probe import closed_groups
+
+    closed = closed_groups([(one["old_lemma"], one["new_lemma"]) for one in details])
+    folds = "exchange" if closed else "image"
+    return {"in_siblings": inside, "folds": folds, **probes(originals, negatives, closed or groups)}
 
 
 def random_swap(folder: str) -> dict[str, Any]:
