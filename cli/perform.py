@@ -139,7 +139,7 @@ def print_manifest(manifest: "Manifest") -> None:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
     print(f"{manifest.stage}: {count_words(manifest.stage, manifest.rows)} ({how})")
     print_drops(manifest.drops)
-    for line in manifest.facts.get("verdict", ()):
+    for line in (*manifest.facts.get("notes", ()), *manifest.facts.get("verdict", ())):
         print(f"  {line}")
     if "section" in manifest.facts:
         print(f"\n{manifest.facts['section']}")

@@ -371,11 +371,14 @@ def test_missing_files_and_splits_are_named(tmp_path, run):
     refuse(
         run,
         IngestBeir(folder=folder),
-        "missing queries.jsonl or queries.jsonl.gz (found corpus.jsonl, qrels)",
+        "missing queries.jsonl, packed or not (found corpus.jsonl, qrels)",
     )
     refuse(run, IngestBeir(folder=tmp_path / "nowhere"), "no such folder")
     refuse(run, IngestPairs(file=str(tmp_path / "no.jsonl")), "no.jsonl: no such file")
-    refuse(run, IngestPairs(file=str(folder)), "is a folder; expected a file")
+    refuse(run, IngestPairs(file=str(folder / "qrels" / "..")), 'missing "query"')
+    refuse(
+        run, IngestPairs(file=str(tmp_path)), "is a folder; expected a file, or a folder of files"
+    )
     refuse(
         run,
         IngestPairs(file=str(write_text(tmp_path / "pairs.xls", "x"))),
@@ -394,7 +397,7 @@ def test_utf16_and_damaged_files_are_refused(tmp_path, run):
     packed = gzip.compress(good.encode() * 50)
     for content in (packed[:-20], packed[:60] + b"garbage" + packed[67:], b"not gzip at all"):
         (folder / "corpus.jsonl.gz").write_bytes(content)
-        refuse(run, IngestBeir(folder=folder), "corpus.jsonl.gz: truncated or corrupt gzip file")
+        refuse(run, IngestBeir(folder=folder), "corpus.jsonl.gz: truncated or corrupt packed file")
     refuse(
         run,
         IngestPairs(file=str(write_text(tmp_path / "bad.parquet", "PAR1 no"))),

@@ -164,7 +164,7 @@ def test_run_files_that_cannot_be_sources(tmp_path, run):
     assert not (run.path / "3_candidates" / "first").exists()
     packed = tmp_path / "first.txt.gz"
     packed.write_bytes(gzip.compress(RUN_FILE.encode())[:-9])
-    with pytest.raises(UserError, match="truncated or corrupt gzip"):
+    with pytest.raises(UserError, match="truncated or corrupt packed"):
         ingest(run, trec(tmp_path, run_file=(str(packed),)), How())
     write_text(file, f"{RUN_FILE}301 Q0 {'x' * 1000} 1 1 t\n")
     ingest(run, trec(tmp_path, run_file=(str(file),)), How())  # the failures do not ask for --force

@@ -4,14 +4,16 @@ Each format is a function of its options that gives a `Reading`. An id says what
 second text under the same id is refused as duplicate_id, and what refers to the id means the first.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from miner.errors import UserError
-from miner.ingest.inputs import Bad, Input, Records, find_input, lines
-from miner.ingest.readers import records
+from miner.ingest.inputs import Bad, Input, Records, find_input, find_member, lines
+from miner.ingest.packed import zip_members
+from miner.ingest.readers import read_rows
 from miner.ingest.rows import (
     Build,
     Ingest,
@@ -29,12 +31,15 @@ from miner.options import option
 from miner.store import Run
 
 RELEVANCE = range(-(2**31), 2**31)  # what int32 holds
+PACKINGS = ("", ".gz", ".zst", ".bz2")
+# tables write integers as floats where one is missing: 1.0
+GRADE = re.compile(r"\s*([+-]?\d{1,10})(?:\.0*)?\s*", re.ASCII)
 
 
 class IngestBeir(Ingest):
-    """BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/SPLIT.tsv."""
+    """BEIR folder, or its zip file: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, packed or not."""
 
-    folder: Path = option(..., "the BEIR folder", argument=True)
+    folder: Path = option(..., "the BEIR folder, or the zip file that it comes in", argument=True)
     split: str = option("test", "which qrels to read: qrels/SPLIT.tsv")
 
     def read(self, run: Run) -> Reading:
@@ -48,32 +53,27 @@ def beir(options: IngestBeir) -> Reading:
     Raises:
         UserError: a file or the split is missing.
     """
+    notes: list[str] = []
     corpus, queries = (
-        _beir_file(options.folder, f"{name}.jsonl") for name in ("corpus", "queries")
+        options.opened(_beir_file(options.folder, f"{name}.jsonl"), notes)
+        for name in ("corpus", "queries")
     )
-    qrels = _beir_split(options.folder, options.split)
+    qrels = options.opened(_beir_split(options.folder, options.split), notes)
+    needs = {"_id": "", "text": ""}
+    rows = chain(
+        read_rows(corpus, "documents", needs, listed_document("_id", "text"), ("title",)),
+        read_rows(queries, "queries", needs, listed_query("_id", "text")),
+        read_qrels(qrels),
+    )
     return Reading(
-        {file.name: file.fingerprint() for file in (corpus, queries, qrels)},
-        chain(
-            build_rows(
-                corpus,
-                "documents",
-                records(corpus, {"_id": "", "text": ""}),
-                listed_document("_id", "text"),
-            ),
-            build_rows(
-                queries,
-                "queries",
-                records(queries, {"_id": "", "text": ""}),
-                listed_query("_id", "text"),
-            ),
-            read_qrels(qrels),
-        ),
+        {file.name: file.fingerprint() for file in (corpus, queries, qrels)}, rows, notes
     )
 
 
 def _beir_file(folder: Path, name: str) -> Input:
-    for candidate in (name, f"{name}.gz"):
+    if folder.is_file() and zip_members(folder):
+        return find_member(Input(name, folder), name)
+    for candidate in (f"{name}{packing}" for packing in PACKINGS):
         if (folder / candidate).is_file():
             return find_input(folder / candidate, name=candidate)
     found = (
@@ -81,22 +81,25 @@ def _beir_file(folder: Path, name: str) -> Input:
         if folder.is_dir()
         else "no such folder"
     )
-    raise UserError(f"{folder}: missing {name} or {name}.gz (found {found or 'nothing'})")
+    raise UserError(f"{folder}: missing {name}, packed or not (found {found or 'nothing'})")
 
 
 def _beir_split(folder: Path, split: str) -> Input:
-    for suffix in (".tsv", ".tsv.gz"):
-        if (folder / "qrels" / f"{split}{suffix}").is_file():
-            return find_input(folder / "qrels" / f"{split}{suffix}", name=f"qrels/{split}{suffix}")
-    found = ", ".join(
-        sorted(
-            file.name.removesuffix(".gz").removesuffix(".tsv")
-            for file in (folder / "qrels").glob("*.tsv*")
-        )
-    )
+    if folder.is_file():
+        names = [f"/{name}" for name in zip_members(folder)]
+        if any(name.endswith(f"/qrels/{split}.tsv") for name in names):
+            return find_member(Input(f"qrels/{split}.tsv", folder), f"qrels/{split}.tsv")
+        splits = {Path(name).stem for name in names if "/qrels/" in name}
+    else:
+        for packing in PACKINGS:
+            if (folder / "qrels" / f"{split}.tsv{packing}").is_file():
+                name = f"qrels/{split}.tsv{packing}"
+                return find_input(folder / name, name=name)
+        splits = {file.name.partition(".tsv")[0] for file in (folder / "qrels").glob("*.tsv*")}
     raise UserError(
-        f'{folder / "qrels"}: missing split "{split}" (found {found or "none"}); name one with'
-        " --split"
+        f'{folder / "qrels"}: missing split "{split}" (found'
+        f" {', '.join(sorted(splits)) or 'none'});"
+        " name one with --split"
     )
 
 
@@ -135,7 +138,7 @@ def read_qrels(file: Input) -> Iterator[Row]:
 
 def _qrels_cells(file: Input) -> Records:
     """Yield query, document and relevance; a first line of three columns whose last is no
-    integer is a header.
+    number is a header.
     """
     first = True
     for number, line in lines(file):
@@ -145,7 +148,7 @@ def _qrels_cells(file: Input) -> Records:
         cells = line.split("\t")
         if len(cells) not in (3, 4):
             cells = line.split()
-        if not cells or (first and len(cells) == 3 and not _is_integer(cells[2])):
+        if not cells or (first and len(cells) == 3 and _grade(cells[2]) is None):
             first = first and not cells
             continue
         first = False
@@ -156,14 +159,12 @@ def _qrels_cells(file: Input) -> Records:
 
 
 def _judgment(record: dict[str, Any]) -> Iterator[Item]:
-    if not _is_integer(record["relevance"]):
+    if (grade := _grade(record["relevance"])) is None:
         raise Reject("bad_relevance")
-    yield (
-        "positives",
-        (identifier(record, "query"), identifier(record, "document"), int(record["relevance"])),
-    )
+    yield "positives", (identifier(record, "query"), identifier(record, "document"), grade)
 
 
-def _is_integer(text: str) -> bool:
-    digits = text.strip().lstrip("+-")
-    return digits.isascii() and digits.isdigit() and len(digits) < 11 and int(text) in RELEVANCE
+def _grade(text: str) -> int | None:
+    """Return a grade; None for what is no integer, whether written 1 or 1.0."""
+    found = GRADE.fullmatch(text)
+    return int(found[1]) if found and int(found[1]) in RELEVANCE else None

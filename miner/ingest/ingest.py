@@ -66,6 +66,7 @@ def _make(run: Run, stage: Stage, reading: Reading, options: Ingest, how: How) -
             drops = staging.validate(options.min_relevance, options.limit)
             _check_not_empty(staging, reading, drops)
             facts = _table_facts(staging, stage, options)
+            facts |= {"notes": notes} if (notes := _notes(reading, drops)) else {}
             with how.progress(FOLDER, facts["document_shards"] + facts["query_shards"]) as advance:
                 _write_documents(staging, folder, facts, advance)
                 beside = (IMAGES,) if getattr(options, "image", None) else ()
@@ -114,6 +115,17 @@ def _check_not_empty(staging: Staging, reading: Reading, drops: dict[str, int]) 
         f"{inputs}: no query with a positive is left; most rows were left out as {reason}"
         f" ({causes[reason]}), such as {place}"
     )
+
+
+def _notes(reading: Reading, drops: dict[str, int]) -> list[str]:
+    """Return what the user should know of how the input was read."""
+    encodings = (
+        f"{drops['not_utf8']:,} rows are not UTF-8; name the encoding of the files, such as"
+        " --encoding latin-1, and ingest again with --force"
+        if "not_utf8" in drops
+        else ""
+    )
+    return [*reading.notes, *filter(None, [encodings])]
 
 
 def _table_facts(staging: Staging, stage: Stage, options: Ingest) -> dict[str, Any]:

@@ -5,15 +5,14 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from miner.ingest.inputs import Input, find_input
-from miner.ingest.readers import records
+from miner.ingest.inputs import Input
+from miner.ingest.readers import read_rows
 from miner.ingest.rows import (
     Ingest,
     Item,
     Reading,
     Reject,
     Row,
-    build_rows,
     filled,
     first_of,
     hash_id,
@@ -58,8 +57,8 @@ class IngestPairs(CorpusColumns):
 
 
 class IngestCaptions(Ingest):
-    """Captions: each is a query and its own positive. COCO captions json, or jsonl, csv, tsv,
-    parquet with a caption column.
+    """Captions: each is a query and its own positive. COCO captions json; jsonl, csv, tsv, parquet
+    with a caption column; Flickr's image.jpg#0<TAB>caption; or one caption a line (.txt).
     """
 
     file: str = option(..., "the file (.gz may follow), or hf:NAME", argument=True)
@@ -87,7 +86,8 @@ def pairs(options: IngestPairs) -> Reading:
     Raises:
         UserError: a file is missing.
     """
-    file = find_input(options.file, options.split)
+    notes: list[str] = []
+    file = options.input(options.file, notes, split=options.split)
     needs = {options.query: "--query", options.positive: "--positive"}
     if options.query_id:
         needs[options.query_id] = "--query-id"
@@ -98,14 +98,12 @@ def pairs(options: IngestPairs) -> Reading:
     if options.label:
         needs[options.label] = "--label"
     inputs = {options.file: file.fingerprint()}
-    rows = build_rows(
-        file, "queries", records(file, needs, (options.positive,)), partial(_pair, options)
-    )
+    rows = read_rows(file, "queries", needs, partial(_pair, options), (options.positive,))
     if options.corpus:
-        corpus = find_input(options.corpus, options.split)
+        corpus = options.input(options.corpus, notes, split=options.split)
         inputs[options.corpus] = corpus.fingerprint()
         rows = chain(corpus_rows(corpus, options), rows)
-    return Reading(inputs, rows)
+    return Reading(inputs, rows, notes)
 
 
 def corpus_rows(file: Input, options: CorpusColumns) -> Iterator[Row]:
@@ -127,7 +125,7 @@ def corpus_rows(file: Input, options: CorpusColumns) -> Iterator[Row]:
         else:
             yield "documents", (hash_id("d", text), title, "hashed", text)
 
-    return build_rows(file, "documents", records(file, needs, (*names, "title")), build)
+    return read_rows(file, "documents", needs, build, (*names, "title"))
 
 
 def _pair(options: IngestPairs, record: dict[str, Any]) -> Iterator[Item]:
@@ -209,7 +207,8 @@ def captions(options: IngestCaptions) -> Reading:
     Raises:
         UserError: the file is missing.
     """
-    file = find_input(options.file, options.split)
+    notes: list[str] = []
+    file = options.input(options.file, notes, split=options.split)
     needs = {options.caption: "--caption"}
     if options.caption_id:
         needs[options.caption_id] = "--caption-id"
@@ -217,8 +216,8 @@ def captions(options: IngestCaptions) -> Reading:
         needs[options.group] = "--group"
     if options.image:
         needs[options.image] = "--image"
-    rows = build_rows(file, "captions", records(file, needs, ("id",)), partial(_caption, options))
-    return Reading({options.file: file.fingerprint()}, rows)
+    rows = read_rows(file, "captions", needs, partial(_caption, options), ("id",))
+    return Reading({options.file: file.fingerprint()}, rows, notes)
 
 
 def _caption(options: IngestCaptions, record: dict[str, Any]) -> Iterator[Item]:

@@ -1,15 +1,15 @@
-"""Files -> records: JSON lines, JSON, CSV, TSV, Parquet, Hugging Face datasets and TREC markup, one
-row at a time with its line.
+"""Files -> records: JSON lines, JSON, Parquet, Arrow, data sets and TREC markup, one row at a time
+with its line; CSV and TSV are in `miner.ingest.delimited`.
 
 A row that cannot be read is a `Bad` in its place, for the caller to count; a file that cannot be
-read is a `UserError`. TSV is one line a row and knows no quotes: passages begin with quotation
-marks too often.
+read is a `UserError`.
 """
 
-import csv
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miner.errors import UserError
+from miner.ingest.delimited import delimited
 from miner.ingest.inputs import (
     BATCH,
     SURROGATE,
     Bad,
-    Hub,
+    Folder,
     Input,
     Records,
     check_columns,
-    find_on_hub,
+    data_set_rows,
     lines,
     one_line,
     opened,
 )
+from miner.ingest.rows import Build, Name, Row, build_rows
 
-KINDS = "expected .jsonl, .json, .csv, .tsv (.gz may follow) or .parquet, or hf:NAME"
+KINDS = (
+    "expected .jsonl, .json, .csv, .tsv (.gz, .zst, .bz2 or .zip may follow), .parquet or .arrow, a"
+    " folder of such files, or hf:NAME"
+)
+# Flickr8k.token.txt, results_20130124.token
+FLICKR = re.compile(r"(?P<id>(?P<image>[^\t]+\.(?:jpe?g|png|gif|webp))#\d+)\t(?P<caption>.*)", re.I)
+
+
+def read_rows(
+    file: Input, table: Name, needs: Mapping[str, str], build: Build, also: Collection[str] = ()
+) -> Iterator[Row]:
+    """Yield what `build` makes of the records of a file, or of each file of a folder; what is bad
+    or refused is a reject of `table`. The rest is as in `records`.
+    """
+    return chain.from_iterable(
+        build_rows(part, table, records(part, needs, also), build) for part in file.parts()
+    )
 
 
 def records(file: Input, needs: Mapping[str, str], also: Collection[str] = ()) -> Records:
@@ -46,17 +64,20 @@ def records(file: Input, needs: Mapping[str, str], also: Collection[str] = ()) -
         UserError: the file is of no known kind, cannot be read, or lacks a column in all of its
             rows.
     """
-    if isinstance(file.where, Hub):
-        return find_on_hub(file, file.where, needs, also)
-    kind = Path(file.path.name.lower().removesuffix(".gz")).suffix
-    if kind in (".jsonl", ".ndjson"):
+    if isinstance(file.where, Folder):
+        raise UserError(f"{file.name}: is a folder; expected a file")
+    if not isinstance(file.where, Path):
+        return data_set_rows(file, file.where, needs, also)
+    if file.kind in (".jsonl", ".ndjson"):
         return json_lines(file, needs)
-    if kind == ".json":
+    if file.kind == ".json":
         return _json(file, needs)
-    if kind in (".csv", ".tsv"):
-        return _with_header(file, _csv_cells(file) if kind == ".csv" else tsv_cells(file), needs)
-    if kind == ".parquet":
-        return _parquet(file, needs, also)
+    if file.kind in (".csv", ".tsv"):
+        return delimited(file, needs)
+    if file.kind in (".parquet", ".arrow"):
+        return _columnar(file, needs, also)
+    if file.kind in (".txt", ".token") and "caption" in needs:
+        return _caption_lines(file, needs)
     raise UserError(f"{file.name}: unknown kind of file; {KINDS}")
 
 
@@ -148,97 +169,95 @@ def _add_file_names(annotations: list[Any], images: Any) -> None:
             row["file_name"] = listed.get(number) if listed else f"{number:012d}.jpg"
 
 
-def tsv_cells(file: Input) -> Iterator[tuple[int, list[str] | Bad]]:
-    """Yield the cells of each line that is not blank."""
-    for number, line in lines(file):
-        if isinstance(line, Bad):
-            yield number, line
-        elif line:
-            yield number, line.split("\t")
-
-
-def _csv_cells(file: Input) -> Iterator[tuple[int, list[str] | Bad]]:
-    """Yield the cells of each row. A wrong quote would swallow the rows behind it, so it stops
-    the reading (UserError).
-    """
-    csv.field_size_limit(2**31 - 1)
-    with opened(file) as stream:
-        reader = csv.reader((line.decode(errors="surrogateescape") for line in stream), strict=True)
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise UserError(
-                    f"{file.name}:{line}: {error}; expected quotes that are closed, and doubled"
-                    " inside a field"
-                ) from error
-            if cells is None:
-                return
-            try:
-                "".join(cells).encode()
-            except UnicodeEncodeError:
-                yield (
-                    line,
-                    Bad(
-                        "not_utf8",
-                        ",".join(cells).encode(errors="surrogateescape").decode(errors="replace"),
-                    ),
-                )
-            else:
-                if cells:
-                    yield line, cells
-
-
-def _with_header(
-    file: Input, rows: Iterator[tuple[int, list[str] | Bad]], needs: Mapping[str, str]
-) -> Records:
-    _, header = next(rows, (0, []))
-    if isinstance(header, Bad):
-        raise UserError(f"{file.name}: its first line is not UTF-8; convert the file")
-    check_columns(file, needs, header)
-    for line, cells in rows:
-        if isinstance(cells, Bad):
-            yield line, cells
-        elif len(cells) != len(header):
-            yield line, Bad("bad_columns", "\t".join(cells))
-        else:
-            yield line, dict(zip(header, cells, strict=True))
-
-
-def _parquet(file: Input, needs: Mapping[str, str], also: Collection[str]) -> Records:
-    line = 0
+def _columnar(file: Input, needs: Mapping[str, str], also: Collection[str]) -> Records:
+    """Yield the rows of a Parquet file, or of an Arrow file or stream."""
+    line, reads = 0, _parquet if file.kind == ".parquet" else _arrow
+    if file.member is not None:
+        raise UserError(f"{file.name}: {file.member} is packed; unpack it")
     try:
-        with pq.ParquetFile(file.path) as table:
-            check_columns(file, needs, table.schema_arrow.names)
-            columns = [name for name in table.schema_arrow.names if name in {*needs, *also}]
-            for batch in table.iter_batches(BATCH, columns=columns):
-                for row in batch.to_pylist():
-                    line += 1
-                    yield line, row
+        for batch in reads(file, needs, {*needs, *also}):
+            for row in batch.to_pylist():
+                line += 1
+                yield line, row
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file.name}: cannot be read as Parquet ({one_line(error)})") from error
+        raise UserError(
+            f"{file.name}: cannot be read as {file.kind[1:].title()} ({one_line(error)})"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file.name}: holds text that is not UTF-8, near row {line + 1}"
         ) from error
 
 
+def _parquet(
+    file: Input, needs: Mapping[str, str], wanted: Collection[str]
+) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(file.path) as table:
+        names = table.schema_arrow.names
+        check_columns(file, needs, names)
+        yield from table.iter_batches(BATCH, columns=[name for name in names if name in wanted])
+
+
+def _arrow(
+    file: Input, needs: Mapping[str, str], wanted: Collection[str]
+) -> Iterator[pa.RecordBatch]:
+    with pa.memory_map(str(file.path)) as source:
+        if source.read(6) == b"ARROW1":
+            stored = pa.ipc.open_file(source)
+            names = stored.schema.names
+            found = (stored.get_batch(number) for number in range(stored.num_record_batches))
+        else:
+            source.seek(0)
+            stream = pa.ipc.open_stream(source)
+            names, found = stream.schema.names, iter(stream)
+        check_columns(file, needs, names)
+        for batch in found:
+            part = batch.select([name for name in names if name in wanted])
+            for start in range(0, len(part), BATCH):
+                yield part.slice(start, BATCH)
+
+
+def _caption_lines(file: Input, needs: Mapping[str, str]) -> Records:
+    """Yield the captions of a text file: Flickr's `image.jpg#0<TAB>caption`, a table whose first
+    line names the columns, or one caption a line.
+    """
+    first = next((line for _, line in lines(file) if isinstance(line, str)), "")
+    if FLICKR.match(first):
+        check_columns(file, needs, ("caption", "id", "image_id", "file_name"))
+        for number, line in lines(file):
+            found = FLICKR.match(line) if isinstance(line, str) else None
+            if found:
+                name, caption = found["image"], found["caption"]
+                row = {"id": found["id"], "image_id": name, "file_name": name, "caption": caption}
+                yield number, row
+            elif line:
+                yield number, line if isinstance(line, Bad) else Bad("bad_columns", line)
+    elif "caption" in re.split("[,;\t]", first):
+        yield from delimited(file, needs)
+    else:
+        check_columns(file, needs, ("caption",))
+        for number, line in lines(file):
+            if line:
+                yield number, line if isinstance(line, Bad) else {"caption": line}
+
+
 def blocks(file: Input, tag: str) -> Iterator[tuple[int, str | Bad]]:
-    """Yield each <tag>…</tag> of TREC markup, tags included, with the line it begins on."""
+    """Yield each <tag …>…</tag> of TREC markup, tags included, with the line it begins on."""
+    tags = re.compile(rf"<(?P<end>/?){tag}(?:\s[^>]*)?>", re.I)
     start, held, broken = 0, list[str](), False
     for number, line in lines(file):
-        text = line.raw if isinstance(line, Bad) else line
-        if f"<{tag}>" in text.lower():
-            if held:
-                yield start, Bad("bad_markup", "\n".join(held))
-            start, held, broken = number, [], False
-        elif not held:
-            continue
-        held.append(text)
-        broken |= isinstance(line, Bad)
-        if f"</{tag}>" in text.lower():
-            yield start, Bad("not_utf8", "\n".join(held)) if broken else "\n".join(held)
-            held = []
+        text, first = line.raw if isinstance(line, Bad) else line, 0
+        for found in tags.finditer(text):
+            if not found["end"]:
+                if held:
+                    yield start, Bad("bad_markup", "\n".join([*held, text[first : found.start()]]))
+                start, held, broken, first = number, [""], isinstance(line, Bad), found.start()
+            elif held:
+                whole = "\n".join([*held, text[first : found.end()]])[1:]
+                yield start, Bad("not_utf8", whole) if broken or isinstance(line, Bad) else whole
+                held = []
+        if held:
+            held.append(text[first:])
+            broken |= isinstance(line, Bad)
     if held:
-        yield start, Bad("bad_markup", "\n".join(held))
+        yield start, Bad("bad_markup", "\n".join(held)[1:])

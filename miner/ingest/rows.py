@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from miner.ingest.inputs import Bad, Input, Records
+from miner.ingest.inputs import Bad, Input, Quoting, Records, find_input
 from miner.options import Options, option
 from miner.store import Run
 
@@ -39,16 +40,25 @@ class Row(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a format gives: the fingerprint of each input by name, and the rows, not yet begun."""
+    """What a format gives: the fingerprint of each input by name, the rows, not yet begun, and what
+    is to be said of how they were read, as far as they are.
+    """
 
     inputs: Mapping[str, str]
     rows: Iterator[Row]
+    notes: list[str] = []  # noqa: RUF012
 
 
 class Ingest(Options):
     """What every ingest takes. The class of a format says how its input is read."""
 
     min_relevance: int = option(1, "qrels with a lower grade are no positives")
+    encoding: str | None = option(
+        None, "encoding of the files, such as latin-1 or utf-16 [default: UTF-8]"
+    )
+    quoting: Quoting = option(
+        "auto", "cells of a TSV: quoted, as pandas writes them, or raw, quotes are letters"
+    )
     limit: int | None = option(None, "keep only the first N queries, in order of query_id", ge=1)
     shard_queries: int = option(2048, "queries in a query shard", ge=1)
     shard_documents: int = option(16384, "documents in a document shard", ge=1)
@@ -60,6 +70,18 @@ class Ingest(Options):
             UserError: a file is missing.
         """
         raise NotImplementedError
+
+    def input(self, given: str | Path, notes: list[str], **where: Any) -> Input:
+        """Return an input of this ingest; how it is read is noted in `notes`.
+
+        Raises:
+            UserError: it is missing.
+        """
+        return self.opened(find_input(given, **where), notes)
+
+    def opened(self, file: Input, notes: list[str]) -> Input:
+        """Return an input that is read as the options say."""
+        return file._replace(encoding=self.encoding, quoting=self.quoting, notes=notes)
 
 
 class Reject(Exception):
@@ -91,7 +113,8 @@ def raw(record: Mapping[str, Any] | Bad) -> str:
 
 
 def identifier(record: Mapping[str, Any], column: str) -> str:
-    """Return an id as text; a number becomes its decimal form.
+    """Return an id as text; a number becomes its decimal form, a whole one without a point: tables
+    turn integers into floats where one is missing.
 
     Raises:
         Reject: missing_<column>; bad_id for one that is empty, no text or number, holds NUL or is
@@ -102,7 +125,8 @@ def identifier(record: Mapping[str, Any], column: str) -> str:
         raise Reject(f"missing_{column}")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Reject("bad_id")
-    text = str(value)
+    whole = isinstance(value, float) and value.is_integer()
+    text = str(int(value) if whole else value)
     if not text or "\0" in text or len(text.encode()) > LONGEST_ID:
         raise Reject("bad_id")
     return text

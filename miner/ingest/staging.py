@@ -83,6 +83,19 @@ INSERT INTO positives SELECT min(a.seq), arg_min(a.file, a.seq), arg_min(a.line,
     1
 FROM members a JOIN members b USING (grouping) WHERE a.id <> b.id GROUP BY a.id, b.id;
 """
+# An id that is in neither file as it stands: 7.0 in one is 7 in the other, if it is that alone.
+FLOATS = """
+CREATE OR REPLACE TEMP TABLE floats AS SELECT {id}, regexp_replace({id}, '\\.0+$', '') AS whole
+FROM (SELECT DISTINCT {id} FROM {table} ANTI JOIN {of} USING ({id}))
+WHERE regexp_matches({id}, '^-?[0-9]+(\\.0+)?$');
+CREATE OR REPLACE TEMP TABLE meant AS SELECT f.{id} AS old, min(o.{id}) AS new, count(*) AS found
+FROM floats f JOIN (SELECT {id}, regexp_replace({id}, '\\.0+$', '') AS whole FROM {of}
+    WHERE regexp_matches({id}, '^-?[0-9]+(\\.0+)?$')) o USING (whole) GROUP BY f.{id};
+UPDATE {table} SET {id} = new FROM meant WHERE {id} = old AND found = 1;
+INSERT INTO rejects SELECT seq, file, line, '{table}', 'ambiguous_id', {id} FROM {table}
+    JOIN meant ON {id} = old WHERE found > 1;
+DELETE FROM {table} WHERE {id} IN (SELECT old FROM meant WHERE found > 1);
+"""
 JUDGED = """
 CREATE TABLE judged AS
 SELECT p.*, CASE WHEN relevance < {min_relevance} THEN 'low_relevance' WHEN q.query_id IS NULL
@@ -243,6 +256,8 @@ class Staging:
             self.add(self._captions())
         if self.count("documents WHERE origin = 'paired'"):
             run(ALIASES)
+        for of, column in (("queries", "query_id"), ("documents", "doc_id")):
+            run(FLOATS.format(table="positives", of=of, id=column))
         run(JUDGED.format(min_relevance=int(min_relevance)))
         run(KEPT.format(limit=limit or "(SELECT count(*) FROM queries)", cut=LONGEST_RAW))
         self.writer.close()

@@ -7,13 +7,14 @@ tab-separated.
 import html
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from miner.ingest.delimited import SNIFFED, tsv_cells
 from miner.ingest.formats import read_qrels
-from miner.ingest.inputs import Bad, Input, Records, find_input, lines
-from miner.ingest.readers import blocks, json_lines, tsv_cells
+from miner.ingest.inputs import Bad, Input, Records, lines
+from miner.ingest.readers import blocks, json_lines
 from miner.ingest.rows import (
     Ingest,
     Item,
@@ -37,6 +38,20 @@ BODY = re.compile(r"<text>(.*?)</text>", re.I | re.S)
 NUMBER = re.compile(r"<num>\s*(?:number:)?\s*([^\s<]+)", re.I)
 TOPIC = re.compile(r"<title>\s*(?:topic:)?([^<]*)", re.I)
 TAG = re.compile(r"<[^>]*>")
+XML_TOPIC = re.compile(r"<topic\b", re.I)
+XML_NUMBER = re.compile(
+    r"""<topic\b[^>]*\b(?:number|id|num)\s*=\s*["']([^"']*)["'][^>]*>"""
+    r"""|<(?:number|num|id)>\s*([^<]*?)\s*</""",
+    re.I,
+)
+# in order of preference; of <top>, a title need not be closed
+TOPIC_TEXTS = (
+    TOPIC,
+    re.compile(r"<query>(.*?)</query>", re.I | re.S),
+    re.compile(r"<question>(.*?)</question>", re.I | re.S),
+    re.compile(r"<summary>(.*?)</summary>", re.I | re.S),
+    re.compile(r"<description>(.*?)</description>", re.I | re.S),
+)
 
 
 class IngestTrec(Ingest):
@@ -63,11 +78,15 @@ def trec(options: IngestTrec) -> Reading:
         UserError: a file is missing.
     """
     given = (options.corpus, options.topics, options.qrels)
-    corpus, topics, qrels = files = [find_input(path) for path in given]
+    notes: list[str] = []
+    corpus, topics, qrels = files = [options.input(path, notes) for path in given]
     inputs = {str(path): file.fingerprint() for path, file in zip(given, files, strict=True)}
-    documents = build_rows(corpus, "documents", _records(corpus, "doc", DOCUMENT_IDS), _document)
+    documents = chain.from_iterable(
+        build_rows(part, "documents", _records(part, "doc", DOCUMENT_IDS), _document)
+        for part in corpus.parts()
+    )
     queries = build_rows(topics, "queries", _records(topics, "top", QUERY_IDS), _query)
-    return Reading(inputs, chain(documents, queries, read_qrels(qrels)))
+    return Reading(inputs, chain(documents, queries, read_qrels(qrels)), notes)
 
 
 def _records(file: Input, tag: str, ids: Sequence[str]) -> Records:
@@ -81,15 +100,26 @@ def _records(file: Input, tag: str, ids: Sequence[str]) -> Records:
         yield from json_lines(file, {})
     elif first.startswith("<"):
         parse = _parse_document if tag == "doc" else _parse_topic
+        if tag == "top" and XML_TOPIC.search("\n".join(_first_lines(file))):
+            tag = "topic"
         for line, block in blocks(file, tag):
             yield line, block if isinstance(block, Bad) else parse(block)
     else:
         yield from _tab_separated(file, ids)
 
 
+def _first_lines(file: Input) -> list[str]:
+    return [line for _, line in islice(lines(file), SNIFFED) if isinstance(line, str)]
+
+
 def _tab_separated(file: Input, ids: Sequence[str]) -> Records:
-    """Yield id and text, or id, title and text; a first line that names columns decides instead."""
+    """Yield id and text, or of documents id, title and text; a first line that names columns
+    decides instead. A tab in the text, which comes last, is part of it.
+    """
     header: list[str] = []
+    names = ["id", "text"]
+    if ids == DOCUMENT_IDS and _least_columns(file) > 2:
+        names = ["id", "title", "text"]
     for position, (line, cells) in enumerate(tsv_cells(file)):
         if isinstance(cells, Bad):
             yield line, cells
@@ -99,11 +129,18 @@ def _tab_separated(file: Input, ids: Sequence[str]) -> Records:
             and {cell.lower() for cell in cells[1:]} <= set(TEXTS)
         ):
             header = [cell.lower() for cell in cells]
-        elif len(cells) not in ((len(header),) if header else (2, 3)):
+        elif len(cells) < len(names) or (header and len(cells) != len(header)):
             yield line, Bad("bad_columns", "\t".join(cells))
         else:
-            names = header or (["id", "text"] if len(cells) == 2 else ["id", "title", "text"])
-            yield line, dict(zip(names, cells, strict=True))
+            last = len(header or names) - 1
+            texts = [*cells[:last], "\t".join(cells[last:])]
+            yield line, dict(zip(header or names, texts, strict=True))
+
+
+def _least_columns(file: Input) -> int:
+    """Return in how many columns the first rows can all be read."""
+    found = (cells for _, cells in islice(tsv_cells(file), SNIFFED) if not isinstance(cells, Bad))
+    return min((len(cells) for cells in found if len(cells) > 1), default=2)
 
 
 def _parse_document(block: str) -> dict[str, Any]:
@@ -120,8 +157,15 @@ def _parse_document(block: str) -> dict[str, Any]:
 
 
 def _parse_topic(block: str) -> dict[str, Any]:
-    found = {"qid": NUMBER.search(block), "text": TOPIC.search(block)}
-    return {name: _without_tags(match[1]) for name, match in found.items() if match}
+    """Return number and text of a topic: of <top>, or of the XML of TREC 2014 to 2023, whose number
+    may be an attribute, and whose text may be all that the topic holds.
+    """
+    number = NUMBER.search(block) or XML_NUMBER.search(block)
+    text = next((match[1] for one in TOPIC_TEXTS if (match := one.search(block))), None)
+    if text is None and number is not None and XML_TOPIC.match(block):
+        text = XML_NUMBER.sub(" ", block)
+    found = {"qid": number and next(filter(None, number.groups()), ""), "text": text}
+    return {name: _without_tags(value) for name, value in found.items() if value is not None}
 
 
 def _without_tags(markup: str) -> str:

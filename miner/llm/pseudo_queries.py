@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import chain, count, islice
 
 from miner.files import file_fingerprint, fingerprint
-from miner.ingest.inputs import find_input
 from miner.ingest.pairs import CorpusColumns, corpus_rows
 from miner.ingest.rows import Reading, Row, hash_id
 from miner.llm.client import Client
@@ -48,7 +47,8 @@ def pseudo_queries(run: Run, options: IngestPseudoQueries) -> Reading:
         UserError: the file is missing, there is no such prompt, model or server, or a budget is
             spent.
     """
-    file = find_input(options.corpus, options.split)
+    notes: list[str] = []
+    file = options.input(options.corpus, notes, split=options.split)
     client = Client(run, options)
     inputs = {
         options.corpus: file.fingerprint(),
@@ -58,6 +58,7 @@ def pseudo_queries(run: Run, options: IngestPseudoQueries) -> Reading:
     return Reading(
         inputs,
         chain(corpus_rows(file, options), _queries(client, options, corpus_rows(file, options))),
+        notes,
     )
 
 
