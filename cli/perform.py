@@ -139,6 +139,8 @@ def print_manifest(manifest: "Manifest") -> None:
         how += f", {manifest.resumed_shards} of {manifest.shards} shards were there"
     print(f"{manifest.stage}: {count_words(manifest.stage, manifest.rows)} ({how})")
     print_drops(manifest.drops)
+    for line in manifest.facts.get("warnings", ()):
+        print(f"  WARNING: {line}")
     for line in (*manifest.facts.get("notes", ()), *manifest.facts.get("verdict", ())):
         print(f"  {line}")
     if "section" in manifest.facts:
@@ -156,10 +158,10 @@ def print_manifest(manifest: "Manifest") -> None:
         print(
             f"  {manifest.facts['survivors']:,} survivors, by their weights worth {effective:,.1f}"
         )
-    if "text" not in manifest.facts.get("protected_by", "text"):
+    if "duplicates" not in manifest.facts.get("protected_by", "duplicates"):
         print(
-            "  positives are kept out by id alone; `quarry judge duplicates` also finds their"
-            " copies, then select again"
+            "  positives are kept out by id and text; `quarry judge duplicates` also finds their"
+            " near-copies, then select again"
         )
 
 

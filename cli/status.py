@@ -43,6 +43,8 @@ def states(run: "Run") -> list[dict[str, Any]]:
             row = manifest.model_dump(
                 include={"stage", "rows", "drops", "seconds", "peak_memory_mb"}
             )
+            if said := manifest.facts.get("warnings"):
+                row["warnings"] = said
         reason = next(
             (why for name in sorted(inputs) if (why := _staleness(run, name, inputs[name], stale))),
             None,
@@ -86,6 +88,8 @@ def print_status(run: "Run", as_json: bool) -> None:
         )
         print(f"{row['stage']:{width}}  {row['state']}{': ' if counts else ''}{counts}{cost}")
         print_drops(row.get("drops", {}))
+        for line in row.get("warnings", ()):
+            print(f"  WARNING: {line}")
 
 
 def print_query(run: "Run", query_id: str, set_name: str | None, as_json: bool) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from miner.normal import text_hashes
 from miner.store import Run, shard_keys
 from miner.tables import MADE, full_text
 
@@ -22,6 +23,7 @@ MADE_DOCUMENTS = "_documents"  # beside the candidates of the source that made t
 LARGE = pa.schema(
     [("doc_id", pa.string()), ("title", pa.large_string()), ("text", pa.large_string())]
 )
+TEXT_HASHES = f"{Run.TABLES}/_text_hashes.npy"
 IDS = f"{Run.TABLES}/_doc_ids.npy"  # all doc_ids as fixed-width bytes, memory-mapped and searched
 
 
@@ -72,6 +74,14 @@ class Corpus:
             found = self._ids[np.minimum(rows, self.count - 1)] == wanted
             out[places] = np.where(found, rows, -1)
         return out
+
+    @cached_property
+    def _text_hashes(self) -> np.ndarray:
+        return np.load(self.run.path / TEXT_HASHES, mmap_mode="r")
+
+    def text_hashes(self, rows: np.ndarray) -> np.ndarray:
+        """Return 64 bits that stand for the text of each row in normal form, uint64."""
+        return self._text_hashes[rows]
 
     def doc_ids(self, rows: np.ndarray) -> pa.Array:
         """Return the doc_ids of rows."""
@@ -146,6 +156,20 @@ class Documents(Corpus):
             for place in np.flatnonzero(rows < 0).tolist():
                 rows[place] = self._place.get(doc_ids[place] or "", -1)
         return rows
+
+    @cached_property
+    def _made_hashes(self) -> np.ndarray:
+        return text_hashes(self.made["text"].to_pylist())
+
+    def text_hashes(self, rows: np.ndarray) -> np.ndarray:
+        """Return 64 bits that stand for the text of each row in normal form, uint64."""
+        made = self.is_made(rows)
+        if not made.any():
+            return super().text_hashes(rows)
+        out = np.empty(len(rows), np.uint64)
+        out[~made] = super().text_hashes(rows[~made])
+        out[made] = self._made_hashes[rows[made] - self.count]
+        return out
 
     def doc_ids(self, rows: np.ndarray) -> pa.Array:
         """Return the doc_ids of rows."""

@@ -84,6 +84,18 @@ class QueryShard:
         """Return which pairs are positives."""
         return np.isin(self.codes(query, row), self.codes(*self.positives))
 
+    def same_text(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Return which pairs have the text of a positive of their query, in normal form; a positive
+        has.
+        """
+        owner, positive = self.positives
+        owner, positive = owner[positive >= 0], positive[positive >= 0]
+        hashes = (self.documents.text_hashes(rows) for rows in (row, positive))
+        number = np.unique(np.concatenate(list(hashes)), return_inverse=True)[1]
+        size = len(number) + 1
+        mine, theirs = number[: len(row)], number[len(row) :]
+        return np.isin(query * size + mine, owner * size + theirs)
+
     def depth(self, k: int) -> int:
         """Return how deep a search must go so that `k` documents that are no positives remain for
         each query.

@@ -31,6 +31,7 @@ from miner.files import (
     write_lines,
     write_table,
 )
+from miner.scarce import warnings_of
 from miner.store import BEFORE, MANIFEST, PLAN, Manifest, Run
 
 DROPS = b"quarry.drops"
@@ -144,8 +145,10 @@ def run_stage(
     shutil.rmtree(folder / BEFORE, ignore_errors=True)
     rows, drops = _count(folder, stage.table, keys)
     counts = {"rows": rows, "drops": drops, "shards": len(keys)}
-    resumed = len(keys) - len(todo)
-    return finish(run, stage, watch, facts=dict(then()), resumed_shards=resumed, **counts)
+    resumed, facts = len(keys) - len(todo), dict(then())
+    if said := warnings_of(run, stage.folder, stage.made_by, rows[stage.table], drops):
+        facts["warnings"] = said
+    return finish(run, stage, watch, facts=facts, resumed_shards=resumed, **counts)
 
 
 def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:

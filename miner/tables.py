@@ -50,6 +50,8 @@ POSITIVES = _table("positives", "query_id doc_id", query_id=TEXT, doc_id=TEXT, r
 LABELS = _table("labels", "doc_id label", doc_id=TEXT, label=TEXT)
 # beside queries that are captions, where ingest was asked for them
 IMAGES = _table("images", "query_id", query_id=TEXT, image=TEXT)
+# beside queries, the negatives that they came with, where ingest was asked for them
+NEGATIVES = _table("negatives", "query_id doc_id", query_id=TEXT, doc_id=TEXT, rank=INT, score=REAL)
 CANDIDATES = _table(
     "candidates",
     "query_id doc_id source",
@@ -121,6 +123,7 @@ FLOW = (
     POSITIVES,
     LABELS,
     IMAGES,
+    NEGATIVES,
     CANDIDATES,
     MADE,
     JUDGMENTS,

@@ -20,6 +20,7 @@ COPIES = {
 # another judge than `--judge` have ":JUDGE" after their name.
 REASONS = {
     **COPIES,
+    "self": "the query itself, by id",
     "near_positive": "a vector that is nearly a positive's",
     "promote": "relevant, as judges say: written apart as a likely positive",
     "drop": "dropped by a judge's own verdict",
@@ -32,6 +33,8 @@ REASONS = {
     "percentile_margin": "above that percentile of all positives' scores",
     "min_score": "below the lowest score asked for",
     "max_score": "above the highest score asked for",
+    "repeated_text": "the text of a better-ranked negative under another id",
+    "near_repeat": "a near-copy of a better-ranked negative",
     "quantile": "not hard enough for the sampler",
     "eci": "would lower the set's ECI",
     "quota": "beyond the K of its source",

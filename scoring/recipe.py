@@ -99,6 +99,15 @@ class Select(Options):
         " above 1: off",
         gt=0,
     )
+    keep_self: bool = option(
+        False, "keep what is the query itself, by id or by text", flag="--self"
+    )
+    distinct: float | None = option(
+        None,
+        "drop near-copies of a better-ranked negative, from this Jaccard similarity of shingles",
+        gt=0,
+        le=1,
+    )
     drop_other_positives: bool = option(
         False, "drop other queries' positives, which are kept and counted else"
     )
@@ -174,8 +183,8 @@ class Recipe:
     def protected_by(self) -> str:
         """Say how positives are kept from being negatives."""
         return (
-            "ids"
-            + (", text, near-duplicates" if self.protects is not None else "")
+            "ids, text"
+            + (", near-duplicates" if self.protects is not None else "")
             + (", vectors" if self.near else "")
         )
 

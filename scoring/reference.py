@@ -77,7 +77,7 @@ def _known_documents(shard: QueryShard, duplicates: bool) -> Known:
     pairs = shard.pairs(shard.run.names(Run.SOURCES), positives=True)
     pairs = pairs.take(~shard.documents.is_made(pairs.row))
     near = read_judgments(shard, "similarity.positive").scores(pairs.codes)
-    own = ~pairs.positive & ~(near >= NEAR)
+    own = ~shard.same_text(pairs.query, pairs.row) & ~(near >= NEAR)
     if duplicates:
         said = read_judgments(shard, "duplicates", ["verdict"])
         own &= said.texts_at("verdict", said.find(pairs.codes)) != "drop"

@@ -232,6 +232,11 @@ def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
             "Coverage is not measured: no dense index has the vectors that judge similarity"
             " compared; run `quarry index dense` with that encoder, then judge and score again."
         )
+    warnings += [
+        f"{stage['stage']}: {said}."
+        for stage in stages
+        for said in stage["facts"].get("warnings", ())
+    ]
     half = sorted(
         file.parent for file in run.path.rglob(PLAN) if not (file.parent / MANIFEST).exists()
     )

@@ -81,7 +81,9 @@ def _retrieval_shard(run: Run, name: str, depth: int, key: str) -> Shard:
     for row in (
         run.read(f"{run.SOURCES}/{name}", key).select(["query_id", "doc_id", "rank"]).to_pylist()
     ):
-        found.setdefault(row["query_id"], {})[row["doc_id"]] = -float(row["rank"])
+        own = row["doc_id"] == row["query_id"]  # the query itself is no answer, unless it is one
+        if not own or row["doc_id"] in relevant.get(row["query_id"], ()):
+            found.setdefault(row["query_id"], {})[row["doc_id"]] = -float(row["rank"])
     measured = ir_measures.iter_calc([ndcg, recall], relevant, found) if relevant else ()
     values = {(metric.query_id, metric.measure): metric.value for metric in measured}
     query_ids = run.read(run.QUERIES, key)["query_id"].to_pylist()

@@ -1,7 +1,11 @@
 """The rules that a candidate meets one by one; `scoring.reasons` tells what each says."""
 
+from itertools import pairwise
+
 import numpy as np
 
+from miner.normal import text_hashes
+from scoring.judge.shingles import nearest_before
 from scoring.judgments import Candidates, read_judgments
 from scoring.reasons import Rule
 from scoring.recipe import DUPLICATES, MARGINS, NEAREST
@@ -17,7 +21,8 @@ def rules(found: Candidates, percentile: dict[str, float], others: np.ndarray | 
         others: rows of all positives of the run, if `drop_other_positives`.
     """
     recipe, options = found.recipe, found.recipe.options
-    made = [Rule("positive", found.shard.is_positive(found.query, found.row)), *_copies(found)]
+    made = [Rule("positive", found.shard.is_positive(found.query, found.row))]
+    made += [*_equal_texts(found), *_copies(found)]
     if recipe.near:
         near = read_judgments(found.shard, NEAREST).scores(found.codes)
         least = options.near_positive
@@ -35,6 +40,62 @@ def rules(found: Candidates, percentile: dict[str, float], others: np.ndarray | 
     if options.max_rank is not None:
         made.append(Rule("max_rank", found.rank > options.max_rank, found.rank, options.max_rank))
     return [*made, *_scored(found, percentile), *_sampler_rules(found)]
+
+
+def _equal_texts(found: Candidates) -> list[Rule]:
+    """Return the rules on what is the query or a positive of it under another name."""
+    shard, corpus = found.shard, found.shard.documents
+    made = [Rule("same_text", shard.same_text(found.query, found.row))]
+    if not found.recipe.options.keep_self:
+        by_id = corpus.rows(shard.query_ids)[found.query]
+        made.append(Rule("self", (by_id == found.row) & (by_id >= 0)))
+        made.append(
+            Rule(
+                "equals_query",
+                text_hashes(shard.texts)[found.query] == corpus.text_hashes(found.row),
+            )
+        )
+    return made
+
+
+def repeats(found: Candidates, passed: np.ndarray) -> list[Rule]:
+    """Return the rules on negatives of a query that are each other's copies: the best-ranked one
+    stays.
+
+    Args:
+        found: the candidates of a shard, and their recipe.
+        passed: which pass all other rules (n,).
+    """
+    at = np.flatnonzero(passed)
+    at = at[np.lexsort((found.row[at], found.source[at], found.rank[at], found.query[at]))]
+    hashes = found.shard.documents.text_hashes(found.row[at])
+    order = np.lexsort((np.arange(len(at)), hashes, found.query[at]))
+    new = np.diff(found.query[at][order], prepend=-1) != 0
+    new |= np.append(True, np.diff(hashes[order]) != 0)[: len(at)]
+    first = found.row[at][order][new]
+    again = np.zeros(len(passed), bool)
+    again[at[order]] = found.row[at][order] != first[np.cumsum(new) - 1]
+    made = [Rule("repeated_text", again)]
+    if (least := found.recipe.options.distinct) is not None:
+        made.append(_near_repeats(found, at[~again[at]], least))
+    return made
+
+
+def _near_repeats(found: Candidates, at: np.ndarray, least: float) -> Rule:
+    """Return the rule on near-copies of a better-ranked candidate; `at` in order of query, then
+    rank.
+    """
+    value, fails = np.full(len(found.codes), np.nan), np.zeros(len(found.codes), bool)
+    ends = np.searchsorted(found.query[at], np.arange(len(found.shard.query_ids) + 1))
+    for first, end in pairwise(ends.tolist()):
+        mine = at[first:end]
+        rows, place = np.unique(found.row[mine], return_index=True)
+        rows = rows[np.argsort(place)]
+        near = nearest_before(found.shard.documents, rows, least).tolist()
+        nearest = dict(zip(rows.tolist(), near, strict=True))
+        value[mine] = [nearest[row] for row in found.row[mine].tolist()]
+        fails[mine] = value[mine] >= least
+    return Rule("near_repeat", fails, value, least)
 
 
 def _copies(found: Candidates) -> list[Rule]:

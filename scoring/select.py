@@ -29,7 +29,7 @@ from scoring.pool import Survivors, count_cells, positions
 from scoring.reasons import Rule
 from scoring.recipe import Recipe, Select
 from scoring.requirements import percentiles, read_recipe
-from scoring.rules import rules
+from scoring.rules import repeats, rules
 from scoring.samplers import SAMPLERS
 
 
@@ -152,7 +152,7 @@ def prepare(run: Run, recipe: Recipe) -> Prepared:
     def survivors() -> Iterator[Survivors]:
         for key in run.query_shards():
             found = Candidates.read(QueryShard(run, key), recipe)
-            passed = _first_failed(rules(found, prepared.percentile, prepared.others), found)[1]
+            passed = _ruled(found, prepared)[2]
             yield Survivors.of(found, passed)
 
     return prepared._replace(cells=count_cells(recipe, survivors))
@@ -192,6 +192,13 @@ def _drops(*tables: pa.Table) -> dict[str, int]:
     return {row["values"]: row["counts"] for rows in counted for row in rows}
 
 
+def _ruled(found: Candidates, prepared: Prepared) -> tuple[list[Rule], np.ndarray, np.ndarray]:
+    """Return the rules, which of them each candidate fails first (n,), and which pass all."""
+    asked = rules(found, prepared.percentile, prepared.others)
+    asked += repeats(found, _first_failed(asked, found)[1])
+    return asked, *_first_failed(asked, found)
+
+
 def _first_failed(asked: list[Rule], found: Candidates) -> tuple[np.ndarray, np.ndarray]:
     """Return which rule each candidate fails first (n,), len(asked) + 1 for none, and which pass
     all.
@@ -205,8 +212,7 @@ def _first_failed(asked: list[Rule], found: Candidates) -> tuple[np.ndarray, np.
 def choose(run: Run, recipe: Recipe, prepared: Prepared, key: str) -> "Fate":
     """Carry a recipe out on one shard."""
     found = Candidates.read(QueryShard(run, key), recipe)
-    asked = rules(found, prepared.percentile, prepared.others)
-    step, passed = _first_failed(asked, found)
+    asked, step, passed = _ruled(found, prepared)
     order = found.rank
     if recipe.options.sampler != "top":
         survivors = Survivors.of(found, passed)

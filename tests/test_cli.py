@@ -370,7 +370,7 @@ def test_select_dry_run_prints_the_funnel(quarry, tmp_path):
     code, out, err = quarry(*words)
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "dry run of set five; positives are kept out by ids, vectors",
+        "dry run of set five; positives are kept out by ids, text, vectors",
         "                            bm25  dense",
         "  candidates                  19     17",
         "  positive                     6      7",

@@ -222,6 +222,7 @@ def test_kernels_that_call_each_other_stand_in_one_file():
 
 EXAMPLES = [
     "miner.search.bm25_variants",
+    "miner.search.tokens",
     "miner.search.topk",
     "miner.llm.verify",
     "miner.seeds",

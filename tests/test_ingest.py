@@ -375,14 +375,20 @@ def test_missing_files_and_splits_are_named(tmp_path, run):
     )
     refuse(run, IngestBeir(folder=tmp_path / "nowhere"), "no such folder")
     refuse(run, IngestPairs(file=str(tmp_path / "no.jsonl")), "no.jsonl: no such file")
-    refuse(run, IngestPairs(file=str(folder / "qrels" / "..")), 'missing "query"')
+    refuse(run, IngestPairs(file=str(folder)), 'beir/corpus.jsonl: missing "query"')
     refuse(
         run, IngestPairs(file=str(tmp_path)), "is a folder; expected a file, or a folder of files"
     )
     refuse(
         run,
         IngestPairs(file=str(write_text(tmp_path / "pairs.xls", "x"))),
-        "pairs.xls: unknown kind of file",
+        "pairs.xls: is a spreadsheet",
+        "save it as CSV",
+    )
+    refuse(
+        run,
+        IngestPairs(file=str(write_text(tmp_path / "pairs.doc", "x"))),
+        "pairs.doc: unknown kind of file",
         ".parquet",
     )
 

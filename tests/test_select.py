@@ -79,7 +79,7 @@ def test_without_rules_all_but_the_positives_in_order_of_rank(run):
     manifest = run.find("5_sets/set")
     assert manifest.drops == {"positive": 6}
     assert manifest.rows == {"sets": 13, "rejected": 6}
-    assert manifest.facts["protected_by"] == "ids, vectors"
+    assert manifest.facts["protected_by"] == "ids, text, vectors"
     assert set(manifest.inputs) == {"1_tables", "3_candidates/bm25", "4_judgments/similarity"}
 
 
@@ -381,7 +381,7 @@ def test_copies_are_left_out_if_that_judge_was_asked(tmp_path):
     texts["d10"] = ("Copper", "conducts electric current better than any other base metals")
     texts["d09"] = ("How do bees", "talk?")
     run = toy_run(tmp_path / "run", documents=texts, candidates=FOUND | {"random": {}})
-    assert make(run, "bm25", name="before")["q1"] == ["d08", "d09", "d10", "d11"]
+    assert make(run, "bm25", name="before")["q1"] == ["d09", "d10", "d11"]  # d08 by its text
     judge_duplicates(run, JudgeDuplicates(), HOW)
     kept = make(run, "bm25", "dense", min_rank=2)
     assert kept == {
@@ -394,7 +394,7 @@ def test_copies_are_left_out_if_that_judge_was_asked(tmp_path):
     assert reasons(run, "near_duplicate") == {("q1", "d10")}
     assert reasons(run, "equals_query") == {("q2", "d09")}
     assert why(run)["q1", "d10"] == ("near_duplicate", pytest.approx(0.97, abs=0.02), 0.9)
-    assert why(run)["q1", "d08"] == ("same_text", 1.0, None)
+    assert why(run)["q1", "d08"] == ("same_text", None, None)
     assert run.find("5_sets/set").facts["protected_by"] == "ids, text, near-duplicates, vectors"
     assert reasons(run, "positive") == {*ALL_POSITIVES, ("q4", "d07")}
     write_source(run, Toy(candidates={"new": {"q1": ["d02"]}}), "new")
@@ -414,7 +414,7 @@ def test_preview_says_what_select_does_and_writes_nothing(run):
     assert said["rows"] == manifest.rows
     assert said["drops"] == manifest.drops
     assert said["queries"] == 4
-    assert (said["set_name"], said["protected_by"]) == ("set", "ids, vectors")
+    assert (said["set_name"], said["protected_by"]) == ("set", "ids, text, vectors")
 
 
 @pytest.mark.parametrize(
@@ -770,11 +770,11 @@ def test_what_is_near_to_a_positive_by_vectors_is_left_out(run):
     assert kept == {} and why(run)["q1", "d08"] == ("near_positive", NEAREST, NEAREST)  # inclusive
     assert why(run)["q1", "d01"] == ("positive", None, None)
     assert make(run, "bm25", name="off", near_positive=1.5)["q1"] == ["d08", "d09", "d10", "d11"]
-    assert run.find("5_sets/off").facts["protected_by"] == "ids"
+    assert run.find("5_sets/off").facts["protected_by"] == "ids, text"
     write_source(run, Toy(candidates={"new": {"q1": ["d02", "d08"]}}), "new")
     # it has not seen the source
     assert make(run, "new", name="new", near_positive=0.5)["q1"] == ["d02", "d08"]
-    assert run.find("5_sets/new").facts["protected_by"] == "ids"
+    assert run.find("5_sets/new").facts["protected_by"] == "ids, text"
 
 
 # ---- samplers

@@ -15,6 +15,7 @@ OPTIONS = [
     IndexBm25(stop_words="english", stemmer="english"),
     IndexBm25(token_pattern=r"[a-z]{2,}|\d", stemmer="english"),
     IndexBm25(token_pattern=r"(a|b)\w"),
+    IndexBm25(bigrams=False),
 ]
 WORDS = st.sampled_from(
     [
@@ -27,6 +28,12 @@ WORDS = st.sampled_from(
         "naïve",
         "𝟛",
         "日本",
+        "東京都に行く",
+        "हिन्दी में",
+        "ภาษาไทย",
+        "usb接口",
+        "한국어는",
+        "\U00020000\U00020001x",
         "a\nb",
         "it's",
         "\u0301",

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from miner.corpus import texts_of
 from miner.engine import How
 from miner.files import Stopwatch, atomic, write_array, write_table
+from miner.normal import text_hashes
 from miner.stages import Shard, Stage, begin, finish, run_stage
 from miner.store import Run, shard_keys
 from miner.tables import CANDIDATES, DOCUMENTS, JUDGMENTS, POSITIVES, QUERIES, Table
@@ -197,6 +199,7 @@ def _write_tables(run: Run, toy: Toy) -> None:
         ):
             writer.write_table(documents.slice(number * toy.shard_documents, toy.shard_documents))
     write_array(folder / "_doc_ids.npy", np.array([doc_id.encode() for doc_id in ids]))
+    write_array(folder / "_text_hashes.npy", text_hashes(texts_of(documents)))
     for key, query_ids in zip(shard_keys(len(toy.shards())), toy.shards(), strict=True):
         write_table(
             folder / "queries" / f"{key}.parquet",

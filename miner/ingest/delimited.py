@@ -76,7 +76,7 @@ class Cut(NamedTuple):
     open: bool = False
 
 
-def _cut(text: str) -> Cut:
+def _cells_of(text: str) -> Cut:
     cells: list[str] = []
     quoted: list[bool] = []
     place = 0
@@ -108,7 +108,7 @@ def _quoted_rows(found: Iterator[tuple[int, str | Bad]]) -> Cells:
             if line:
                 yield number, line
             continue
-        cut = _cut(line)
+        cut = _cells_of(line)
         if cut.open:
             closed = _closed(line, width, ahead, found)
             cut = closed[0] if closed else Cut(line.split("\t"), [])
@@ -136,7 +136,7 @@ def _closed(
             return None
         held.append(text)
         # only a line with a quotation mark can close the cell
-        if '"' in text and not (cut := _cut("\n".join(held))).open:
+        if '"' in text and not (cut := _cells_of("\n".join(held))).open:
             if width and len(cut.cells) != width:
                 return None
             for _ in range(count):
@@ -152,12 +152,12 @@ def _is_quoted(sample: list[tuple[int, str | Bad]]) -> bool:
     texts = [line for _, line in sample if isinstance(line, str) and line]
     if not any('"' in text for text in texts):
         return False
-    width, needed, bare, plain, all_quoted = len(_cut(texts[0]).cells), 0, 0, 0, 0
+    width, needed, bare, plain, all_quoted = len(_cells_of(texts[0]).cells), 0, 0, 0, 0
     rows: Iterator[tuple[int, str | Bad]] = iter(list(enumerate(texts)))
     ahead = deque[tuple[int, str | Bad]]()
     while taken := ahead.popleft() if ahead else next(rows, None):
         number, line = taken
-        cut = _cut(str(line))
+        cut = _cells_of(str(line))
         if cut.open:
             closed = _closed(str(line), width, ahead, rows)
             if closed is None:

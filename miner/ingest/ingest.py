@@ -16,22 +16,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from miner.corpus import texts_of
 from miner.engine import Advance, How
 from miner.errors import UserError
-from miner.files import Stopwatch, atomic, write_table
+from miner.files import Stopwatch, atomic, write_array, write_table
+from miner.ingest.own import own_negatives
 from miner.ingest.rows import LONGEST_RAW, Ingest, Reading
 from miner.ingest.staging import Staging, open_staging
 from miner.ingest.trec_runs import find_runs, ingest_run
+from miner.normal import text_hashes
 from miner.stages import Stage, begin, finish
 from miner.store import PLAN, Manifest, Run, shard_keys
-from miner.tables import DOCUMENTS, IMAGES, LABELS, POSITIVES, QUERIES, Table, conform
+from miner.tables import DOCUMENTS, IMAGES, LABELS, NEGATIVES, POSITIVES, QUERIES, Table, conform
 
 FOLDER, STAGING = Run.TABLES, "_staging"
 
 
 def ingest(run: Run, options: Ingest, how: How) -> list[Manifest]:
-    """Corpus, queries, positives in any format -> the three tables of the run; TREC run files
-    become sources beside them.
+    """Corpus, queries, positives in any format -> the three tables of the run; the negatives that
+    queries came with, and TREC run files, become sources beside them.
 
     Args:
         run: the run folder, locked by the caller.
@@ -51,7 +54,8 @@ def ingest(run: Run, options: Ingest, how: How) -> list[Manifest]:
     record = {key: value for key, value in options.record().items() if key != "run_file"}
     stage = Stage(FOLDER, "documents", {"format": name, **record}, reading.inputs, made_by="ingest")
     manifest = begin(run, stage, how.force) or _make(run, stage, reading, options, how)
-    return [manifest, *(ingest_run(run, source, how) for source in runs)]
+    own = [own_negatives(run, how)] if getattr(options, "negative", None) else []
+    return [manifest, *own, *(ingest_run(run, source, how) for source in runs)]
 
 
 def _make(run: Run, stage: Stage, reading: Reading, options: Ingest, how: How) -> Manifest:
@@ -69,7 +73,8 @@ def _make(run: Run, stage: Stage, reading: Reading, options: Ingest, how: How) -
             facts |= {"notes": notes} if (notes := _notes(reading, drops)) else {}
             with how.progress(FOLDER, facts["document_shards"] + facts["query_shards"]) as advance:
                 _write_documents(staging, folder, facts, advance)
-                beside = (IMAGES,) if getattr(options, "image", None) else ()
+                asked = {"image": IMAGES, "negative": NEGATIVES}
+                beside = [asked[name] for name in asked if getattr(options, name, None)]
                 _write_queries(staging, folder, facts, (*beside, POSITIVES, QUERIES), advance)
             counts = {
                 table.name: staging.count(f"kept_{table.name}") for table in (POSITIVES, *beside)
@@ -144,8 +149,8 @@ def _table_facts(staging: Staging, stage: Stage, options: Ingest) -> dict[str, A
 def _write_documents(
     staging: Staging, folder: Path, facts: dict[str, Any], advance: Advance
 ) -> None:
-    """Write the documents in order of doc_id as Arrow files to be memory-mapped, and all their
-    ids as one array of bytes.
+    """Write the documents in order of doc_id as Arrow files to be memory-mapped, all their ids as
+    one array of bytes, and a hash of each text in normal form.
     """
     longest = staging.connection.sql("SELECT max(strlen(doc_id)) FROM documents").fetchall()[0][0]
     shards = staging.documents(facts["shard_documents"], facts["document_shards"])
@@ -153,15 +158,17 @@ def _write_documents(
         ids = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=f"S{longest}", shape=(facts["documents"],)
         )
-        row = 0
+        row, hashes = 0, [np.empty(0, np.uint64)]
         for key, shard in zip(shard_keys(facts["document_shards"]), shards, strict=True):
             ids[row : row + len(shard)] = [
                 doc_id.encode() for doc_id in shard["doc_id"].to_pylist()
             ]
             row += len(shard)
+            hashes.append(text_hashes(texts_of(shard)))
             _write_arrow(folder / "documents" / f"{key}.arrow", conform(shard, DOCUMENTS))
             advance()
         ids.flush()
+    write_array(folder / "_text_hashes.npy", np.concatenate(hashes))
 
 
 def _write_arrow(path: Path, table: pa.Table) -> None:

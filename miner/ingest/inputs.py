@@ -208,7 +208,11 @@ def find_member(file: Input, end: str) -> Input:
             f"{file.name}: is a spreadsheet; expected a table as text: save it as CSV UTF-8, or in"
             " Python pandas.read_excel(…).to_parquet(…)"
         )
-    if not (members := zip_members(file.path)):
+    try:
+        members = zip_members(file.path)
+    except DAMAGED as error:
+        raise _damaged(file, error) from error
+    if not members:
         return file
     found = [member for member in members if f"/{member}".endswith(f"/{end}" if end else "")]
     if len(found) != 1:
@@ -243,7 +247,7 @@ def opened(file: Input) -> Iterator[io.BufferedReader]:
     try:
         with open(file.path, "rb") as plain, unpacked(plain, file.member) as stream:
             if file.encoding is not None:
-                yield _decoded(file, stream)
+                yield _as_utf8(file, stream)
                 return
             head = stream.peek(4)[:4]
             if head[:2] in UTF16 or b"\0" in head:
@@ -255,15 +259,18 @@ def opened(file: Input) -> Iterator[io.BufferedReader]:
                 stream.read(len(codecs.BOM_UTF8))
             yield stream
     except DAMAGED as error:
-        raise UserError(
-            f"{file.name}: truncated or corrupt packed file ({one_line(error)}); fetch or pack it"
-            " again"
-        ) from error
+        raise _damaged(file, error) from error
     except OSError as error:
         raise UserError(f"{file.name}: cannot be read ({one_line(error)})") from error
 
 
-def _decoded(file: Input, stream: io.BufferedReader) -> io.BufferedReader:
+def _damaged(file: Input, error: Exception) -> UserError:
+    return UserError(
+        f"{file.name}: truncated or corrupt packed file ({one_line(error)}); fetch or pack it again"
+    )
+
+
+def _as_utf8(file: Input, stream: io.BufferedReader) -> io.BufferedReader:
     """Return a stream in UTF-8 of one in the file's encoding; what does not decode is a line that
     is not UTF-8.
 

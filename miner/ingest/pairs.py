@@ -46,6 +46,13 @@ class IngestPairs(CorpusColumns):
     positive_id: str | None = option(
         None, "column with the positive's id, or a list of ids (default: a hash of the text)"
     )
+    negative: str | None = option(
+        None,
+        "column with a list of texts that are negatives of the query: they become the source own",
+    )
+    negative_score: str | None = option(
+        None, "column with a score of each of these negatives, the higher the harder"
+    )
     label: str | None = option(
         None, "column with the positive's class label, or a list of labels, one for each positive"
     )
@@ -95,8 +102,13 @@ def pairs(options: IngestPairs) -> Reading:
         needs[options.positive_id] = "--positive-id"
         if options.corpus:
             del needs[options.positive]  # ids are enough where a corpus has the texts
-    if options.label:
-        needs[options.label] = "--label"
+    for column, flag in (
+        (options.label, "--label"),
+        (options.negative, "--negative"),
+        (options.negative_score, "--negative-score"),
+    ):
+        if column:
+            needs[column] = flag
     inputs = {options.file: file.fingerprint()}
     rows = read_rows(file, "queries", needs, partial(_pair, options), (options.positive,))
     if options.corpus:
@@ -136,11 +148,62 @@ def _pair(options: IngestPairs, record: dict[str, Any]) -> Iterator[Item]:
     filled(text)
     query_id = identifier(record, options.query_id) if options.query_id else hash_id("q", text)
     yield "queries", (query_id, "paired", text)
-    for positive in _listed_positives(options, record):
+    found = _listed_positives(options, record)
+    if not options.positive_id:
+        whole = [one for one in found if not _is_empty(one[options.positive])]
+        if isinstance(record[options.positive], list):
+            if not whole:
+                raise Reject(f"missing_{options.positive}")
+            yield from _empty_members(len(found) - len(whole), record)
+            found = whole
+    for positive in found:
         try:
             yield from _positive(options, query_id, positive)
         except Reject as reject:
             yield "rejects", ("documents", str(reject), raw(record))
+    if options.negative:
+        yield from _negatives(options, query_id, record)
+
+
+def _is_empty(value: Any) -> bool:
+    return is_null(value) or (isinstance(value, str) and not value.strip())
+
+
+def _empty_members(count: int, record: Mapping[str, Any]) -> Iterator[Item]:
+    """Yield a reject for each null or blank member of a list: the others stay."""
+    for _ in range(count):
+        yield "rejects", ("documents", "empty_member", raw(record))
+
+
+def _negatives(options: IngestPairs, query_id: str, record: Mapping[str, Any]) -> Iterator[Item]:
+    """Yield the documents that a query came with as negatives, and their order and scores."""
+    texts = _as_list(record.get(options.negative or ""))
+    scores = _as_list(record.get(options.negative_score)) if options.negative_score else []
+    if scores and len(scores) != len(texts):
+        yield "rejects", ("documents", "unequal_lists", raw(record))
+        scores = []
+    for place, value in enumerate(texts):
+        if _is_empty(value):
+            yield from _empty_members(1, record)
+            continue
+        try:
+            text = text_of({"negative": value}, "negative")
+            score = _score(scores[place]) if scores else None
+        except Reject as reject:
+            yield "rejects", ("documents", str(reject), raw(record))
+            continue
+        doc_id = hash_id("d", text)
+        yield "documents", (doc_id, "", "paired", text)
+        yield "negatives", (query_id, doc_id, score)
+
+
+def _score(value: Any) -> float | None:
+    if is_null(value):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise Reject("bad_score") from None
 
 
 def _listed_positives(options: IngestPairs, record: Mapping[str, Any]) -> list[dict[str, Any]]:

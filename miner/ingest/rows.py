@@ -21,7 +21,7 @@ from miner.store import Run
 LONGEST_ID = 512
 LONGEST_RAW = 500
 
-Name = Literal["documents", "queries", "positives", "labels", "captions", "rejects"]
+Name = Literal["documents", "queries", "positives", "negatives", "labels", "captions", "rejects"]
 # A row's origin is "listed", "hashed" or "paired": a listed id must not come twice; a hashed one,
 # or one of a pair, may with the same text.
 Item: TypeAlias = tuple[Name, tuple[Any, ...]]

@@ -39,6 +39,7 @@ STAGED = {
     },
     "queries": {"query_id": TEXT, "origin": TEXT, "text": TEXT},
     "positives": {"query_id": TEXT, "doc_id": TEXT, "relevance": INT},
+    "negatives": {"query_id": TEXT, "doc_id": TEXT, "score": pa.float64()},
     "labels": {"doc_id": TEXT, "label": TEXT},
     "captions": {"id": TEXT, "grouping": TEXT, "image": TEXT, "origin": TEXT, "text": TEXT},
     "rejects": {"of": TEXT, "reason": TEXT, "raw": TEXT},
@@ -72,6 +73,7 @@ JOIN (SELECT hash, arg_min(doc_id, seq) AS doc_id FROM documents WHERE origin <>
     GROUP BY hash) c USING (hash)
 WHERE p.origin = 'paired';
 UPDATE positives SET doc_id = aliases.new FROM aliases WHERE positives.doc_id = aliases.old;
+UPDATE negatives SET doc_id = aliases.new FROM aliases WHERE negatives.doc_id = aliases.old;
 UPDATE labels SET doc_id = aliases.new FROM aliases WHERE labels.doc_id = aliases.old;
 DELETE FROM documents WHERE doc_id IN (SELECT old FROM aliases);
 """
@@ -124,6 +126,10 @@ CREATE TABLE kept_queries AS SELECT number, query_id, text FROM queries
     JOIN numbered USING (query_id);
 CREATE TABLE kept_positives AS SELECT number, query_id, doc_id, relevance
 FROM judged JOIN numbered USING (query_id) WHERE reason IS NULL;
+CREATE TABLE kept_negatives AS SELECT number, query_id, doc_id, score,
+    row_number() OVER (PARTITION BY query_id ORDER BY min_seq) AS rank
+FROM (SELECT query_id, doc_id, min(seq) AS min_seq, arg_min(score, seq) AS score FROM negatives
+    GROUP BY query_id, doc_id) JOIN numbered USING (query_id) SEMI JOIN documents USING (doc_id);
 CREATE TABLE kept_labels AS SELECT DISTINCT doc_id, label FROM labels SEMI
     JOIN documents USING (doc_id);
 CREATE TABLE kept_images AS SELECT number, id AS query_id, image FROM captions

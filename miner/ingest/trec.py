@@ -118,7 +118,7 @@ def _tab_separated(file: Input, ids: Sequence[str]) -> Records:
     """
     header: list[str] = []
     names = ["id", "text"]
-    if ids == DOCUMENT_IDS and _least_columns(file) > 2:
+    if ids == DOCUMENT_IDS and _has_titles(file):
         names = ["id", "title", "text"]
     for position, (line, cells) in enumerate(tsv_cells(file)):
         if isinstance(cells, Bad):
@@ -137,10 +137,13 @@ def _tab_separated(file: Input, ids: Sequence[str]) -> Records:
             yield line, dict(zip(header or names, texts, strict=True))
 
 
-def _least_columns(file: Input) -> int:
-    """Return in how many columns the first rows can all be read."""
+def _has_titles(file: Input) -> bool:
+    """Tell whether most of the first rows have more than two columns: else what is more is a tab
+    in the text.
+    """
     found = (cells for _, cells in islice(tsv_cells(file), SNIFFED) if not isinstance(cells, Bad))
-    return min((len(cells) for cells in found if len(cells) > 1), default=2)
+    more = [len(cells) > 2 for cells in found]
+    return 2 * sum(more) > len(more)
 
 
 def _parse_document(block: str) -> dict[str, Any]:

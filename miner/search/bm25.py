@@ -100,7 +100,34 @@ def mine_bm25(run: Run, options: MineBm25, how: How) -> Manifest:
         made_by="mine bm25",
     )
     task = partial(_mine_shard, run, options, index.fingerprint)
-    return run_stage(run, stage, lambda: task, run.query_shards(), how)
+    return run_stage(
+        run, stage, lambda: task, run.query_shards(), how, partial(_lost_to_idf, run, options)
+    )
+
+
+def _lost_to_idf(run: Run, options: MineBm25) -> dict[str, Any]:
+    """Return a note if words weigh nothing, as Okapi's idf of a word of half of the documents is
+    0: what matches by them alone is no candidate.
+    """
+    engine = Bm25(run, options.model_copy(update={"engine": "quarry"}))
+    hashes = np.asarray(engine.hashes)
+    nothing = hashes[engine.idf(hashes) <= 0]
+    if not len(nothing):
+        return {}
+    lost = 0
+    for key in run.query_shards():
+        tokens = tokenize(run.read(run.QUERIES, key)["text"].to_pylist(), engine.index)
+        weightless = np.isin(hashes_of(tokens.terms), nothing)[tokens.ids]
+        ends = np.concatenate(([0], np.cumsum(weightless)))[tokens.starts]
+        lost += int((np.diff(ends) > 0).sum())
+    if not lost:
+        return {}
+    return {
+        "notes": [
+            f"{lost:,} queries have words that weigh nothing, as half of the documents have them,"
+            " so what matches by these alone is no candidate; with --variant plus it is"
+        ]
+    }
 
 
 def _index_shard(run: Run, options: IndexBm25, key: str) -> Shard:

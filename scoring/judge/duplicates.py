@@ -16,11 +16,12 @@ import pyarrow as pa
 from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.inputs import find_input
+from miner.normal import normalise, text_hash
 from miner.options import Options, option
 from miner.store import Manifest, Run
 from scoring.judge.judging import Asked, Judge, Judged, Judging, judgments
 from scoring.judge.links import linked, open_links, read_facts, write_links
-from scoring.judge.shingles import Digests, digest, likeness, normalise, shingles, text_hash
+from scoring.judge.shingles import Digests, digest, likeness, shingles
 from scoring.reasons import COPIES
 
 CODES = {reason: code for code, reason in enumerate([None, *COPIES])}  # None: keep

@@ -1,76 +1,31 @@
 """Texts -> shingles, and bounds that tell which pairs of texts need not be compared in full.
 
-Texts are compared in normal form: NFKC, casefolded, every run of spaces, punctuation, symbols and
-control characters one space. Few pairs need to be compared in full. Each shingle sets one bit of
-its document, which has one or two bits for each. A bit that only one of two documents has set
-stands for at least one shingle that only one of them has; so with x such bits, and at most m
-shingles in common, Jaccard <= m / (m + x). And a shingle of a positive whose bit a candidate has
-not set is one that it lacks: with y of the positive's n lacking in this way, it has at most
-(n - y) / n of them. These bounds never pass over a copy, and leave almost no other pair.
+Texts are compared in normal form (miner.normal). Few pairs need to be compared in full. Each
+shingle sets one bit of its document, which has one or two bits for each. A bit that only one of two
+documents has set stands for at least one shingle that only one of them has; so with x such bits,
+and at most m shingles in common, Jaccard <= m / (m + x). And a shingle of a positive whose bit a
+candidate has not set is one that it lacks: with y of the positive's n lacking in this way, it has
+at most (n - y) / n of them. These bounds never pass over a copy, and leave almost no other pair.
 """
 
-import hashlib
-import sys
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numba
 import numpy as np
 
 from miner.corpus import Corpus
+from miner.normal import code_points, normalise, text_hash
 
 CHUNK = 4096  # texts that are in memory at a time
-SPACE = 32
 MULTIPLIER, MIXER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
-
-
-@cache
-def _fold() -> np.ndarray:
-    """Return for every code point itself, or a space for what separates words. Marks do not: in
-    Devanagari they are vowels.
-    """
-    codes = np.arange(sys.maxunicode + 1, dtype=np.uint32)
-    categories = [unicodedata.category(chr(code)) for code in codes]
-    separates = [
-        (name[0] in "PSZ" or name in ("Cc", "Cf")) and code != ord("_")
-        for code, name in enumerate(categories)
-    ]
-    return np.where(separates, np.uint32(SPACE), codes)
-
-
-@numba.njit(cache=True, nogil=True)
-def _squeeze(codes: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Fold characters, with no space at either end and never two in a row."""
-    out, count = np.empty_like(codes), 0
-    for code in codes:
-        folded = fold[code]
-        if folded != SPACE or (count > 0 and out[count - 1] != SPACE):
-            out[count] = folded
-            count += 1
-    return out[: count - 1] if count > 0 and out[count - 1] == SPACE else out[:count]
-
-
-def _codes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
-
-
-def normalise(text: str) -> str:
-    """Return the normal form of a text; of a text that is nothing but punctuation, its NFKC
-    casefolded words.
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return _squeeze(_codes(folded), _fold()).tobytes().decode("utf-32-le") or " ".join(
-        folded.split()
-    )
 
 
 def shingles(normal: str, size: int) -> np.ndarray:
     """Return a hash of each run of `size` characters, (max(1, characters - size + 1),) uint64
     with repeats; none for an empty text.
     """
-    return _hash_runs(_codes(normal), size)
+    return _hash_runs(code_points(normal), size)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -207,6 +162,23 @@ def digest(corpus: Corpus, rows: np.ndarray, size: int, positives: np.ndarray) -
     return Digests(text, count, np.cumsum(width) - width, width, np.concatenate(bits), sets)
 
 
-def text_hash(normal: str) -> np.uint64:
-    """Return 64 bits that stand for a text in normal form."""
-    return np.uint64(int.from_bytes(hashlib.blake2b(normal.encode(), digest_size=8).digest()))
+def nearest_before(corpus: Corpus, rows: np.ndarray, least: float, size: int = 5) -> np.ndarray:
+    """Return for each text its highest Jaccard similarity to a text before it that is itself no
+    near-copy of one before (n,); 0 where there is none, or where it is surely below `least`.
+
+    Args:
+        corpus: the texts.
+        rows: of them (n,).
+        least: from which similarity a text is a near-copy.
+        size: characters of a shingle.
+    """
+    sets = [np.unique(shingles(normalise(text), size)) for text in corpus.texts(rows)]
+    out, kept = np.zeros(len(rows)), list[np.ndarray]()
+    for place, mine in enumerate(sets):
+        for other in kept:
+            few, many = sorted((len(mine), len(other)))
+            if few >= least * many:
+                out[place] = max(out[place], likeness(mine, other)[0])
+        if out[place] < least:
+            kept.append(mine)
+    return out
