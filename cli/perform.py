@@ -99,28 +99,43 @@ def call(run: "Run", step: Step, options: Options, force: bool, workers: int) ->
 def progress(label: str, total: int) -> Iterator[Any]:
     """Show a bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda *_: None
         return
+    from time import monotonic
+
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        SpinnerColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
-    columns = (
-        TextColumn("{task.description}"),
+    name = TextColumn("{task.description}")
+    columns: tuple[ProgressColumn, ...] = (
+        name,
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    if not total:
+        read = TextColumn("{task.completed:,} rows, {task.fields[rate]:.1f} MB/s")
+        columns = (name, SpinnerColumn(), read, TimeElapsedColumn())
+    began, size = monotonic(), 0
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(label, total=total or None, rate=0.0)
+
+        def advance(rows: int = 1, characters: int = 0) -> None:
+            nonlocal size
+            size += characters
+            bar.update(task, advance=rows, rate=size / 1e6 / (monotonic() - began + 1e-9))
+
+        yield advance
 
 
 def print_json(value: Any) -> None:

@@ -25,10 +25,11 @@ class Step(NamedTuple):
 
 
 def _format(where: str, about: str) -> Part:
-    return Part("miner.ingest.ingest:ingest", about, where)
+    return Part("miner.ingest.auto:ingest_any", about, where)
 
 
 FORMATS = {
+    "auto": _format("miner.ingest.auto:IngestAuto", "Looks what it is, says so, and does that."),
     "beir": _format("miner.ingest.formats:IngestBeir", "BEIR folder: corpus, queries, qrels."),
     "pairs": _format("miner.ingest.pairs:IngestPairs", "Queries with positives in one file."),
     "trec": _format("miner.ingest.trec:IngestTrec", "TREC corpus, topics, qrels and run files."),

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-Advance = Callable[[], None]
+Advance = Callable[..., None]  # by one shard, or by (rows, characters) of what is read
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -25,7 +25,7 @@ THREAD_VARIABLES = (
 
 def silent(label: str, total: int) -> AbstractContextManager[Advance]:
     """Show no progress."""
-    return nullcontext(lambda: None)
+    return nullcontext(lambda *_: None)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class How:
         force: make the stage afresh even if it was made with other options.
         workers: processes that share the shards; 1 stays in this process.
         progress: opens a progress display for `total` shards and gives the function that advances
-            it.
+            it; with a total of 0, for rows that are read, nobody knows how many.
     """
 
     force: bool = False

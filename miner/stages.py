@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from miner.engine import How, map_shards
@@ -31,11 +32,21 @@ from miner.files import (
     write_lines,
     write_table,
 )
-from miner.scarce import warnings_of
 from miner.store import BEFORE, MANIFEST, PLAN, Manifest, Run
 
 DROPS = b"quarry.drops"
 COUNTS = "_counts"  # what JSON lines cannot carry themselves: rows and drops of each such shard
+LITTLE = 0.1  # share of queries that may go without before it is said
+HINTS = {
+    "mine bm25": (
+        "none of their words is in the index, or all that match score 0: see --token-pattern and"
+        " --bigrams of `quarry index bm25`, and --variant plus"
+    ),
+    "ingest trec": "the run file has no line for them that names a document of the corpus",
+    "ingest pairs": "no negative of their own is given",
+    "mine substitute": "no word of their texts could be replaced: see --min-rating and --route",
+    "mine generate": "see what was left out, and the texts that failed in _failed",
+}
 Content: TypeAlias = "pa.Table | np.ndarray | str"
 
 
@@ -146,9 +157,45 @@ def run_stage(
     rows, drops = _count(folder, stage.table, keys)
     counts = {"rows": rows, "drops": drops, "shards": len(keys)}
     resumed, facts = len(keys) - len(todo), dict(then())
-    if said := warnings_of(run, stage.folder, stage.made_by, rows[stage.table], drops):
+    if said := _warnings_of(run, stage.folder, stage.made_by, rows[stage.table], drops):
         facts["warnings"] = said
     return finish(run, stage, watch, facts=facts, resumed_shards=resumed, **counts)
+
+
+def _warnings_of(
+    run: Run, folder: str, made_by: str, rows: int, drops: Mapping[str, int]
+) -> list[str]:
+    """Return what there is to say of a stage of candidates or of a set that left many queries with
+    nothing.
+
+    Args:
+        run, folder: the stage.
+        made_by: the command that made it.
+        rows: in its main table.
+        drops: what it left out.
+    """
+    is_set = folder.startswith(run.SETS)
+    if not (is_set or folder.startswith(run.SOURCES)):
+        return []
+    if (tables := run.find(run.TABLES)) is None:
+        return []
+    queries = int(tables.facts["queries"])
+    found = sum(
+        pc.count_distinct(run.read(folder, key, ["query_id"])["query_id"].cast("string")).as_py()
+        for key in run.query_shards()
+    )
+    without = queries - found
+    if without <= LITTLE * queries and rows:
+        return []
+    said = f"{without:,} of {queries:,} queries have no {'negative' if is_set else 'candidate'}"
+    rules = {reason: count for reason, count in drops.items() if reason != "positive"}
+    most = max(rules, key=lambda reason: rules[reason], default=None)
+    if is_set and most:
+        hint = f"most candidates are left out as {most} ({drops[most]:,}): loosen that rule, or add"
+        hint += " a source"
+    else:
+        hint = HINTS.get(made_by, "take another source beside it, or a larger -k")
+    return [f"{said}: {hint}"]
 
 
 def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:

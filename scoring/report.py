@@ -5,7 +5,6 @@ Nothing is computed here that another stage could have stored: the page shows me
 counts, manifests and a few queries to read.
 """
 
-import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -21,10 +20,11 @@ from miner.files import Stopwatch, atomic, code_version, write_json
 from miner.options import Options, option
 from miner.stages import Stage, finish
 from miner.store import MANIFEST, PLAN, Manifest, Run
+from scoring.caveats import COMPARED, caveats
 from scoring.compare import compared, other_run, paired_difference
 from scoring.examples import finite, read_examples, read_suspects
 from scoring.figures import figures
-from scoring.findings import findings, leading, listed, matched_size, value_of
+from scoring.findings import findings, leading, matched_size, value_of
 from scoring.in_common import shares_in_common
 from scoring.metrics import FOLDER as METRICS
 from scoring.metrics import SETS as SCORED
@@ -37,17 +37,6 @@ from scoring.show import Row
 
 FOLDER = Run.REPORT
 FIGURES = "figures"  # beside the page
-# options of score that two sets must have in common
-COMPARED = (
-    "unsafe",
-    "confidence",
-    "resamples",
-    "seed",
-    "tau",
-    "reference",
-    "reference_unsafe",
-    "batch",
-)
 INPUT = ("format", "folder", "file", "corpus", "split")  # options of ingest that say what was read
 
 
@@ -123,7 +112,7 @@ def collect(run: Run, options: Report) -> Row:
         "matched": matched,
         "by": measure.partition("@")[0],
         "findings": _findings_of(run, sets, measure, matched),
-        "warnings": _warnings(run, sets, stages),
+        "warnings": caveats(run, sets, stages),
         "sets": sets,
         "sources": _sources(run),
         "compared": compared(run, sets, measure, others),
@@ -205,50 +194,6 @@ def _stage(run: Run, manifest: Manifest) -> Row:
     """Return what the page and report.json tell of a stage."""
     told = manifest.model_dump(exclude={"seed", "inputs", "skipped"})
     return told | {"changed": changed_inputs(run, manifest)}
-
-
-def _warnings(run: Run, sets: list[Row], stages: list[Row]) -> list[str]:
-    """Return what a reader must know before trusting the numbers."""
-    warnings = [
-        f"{row['name']} rests on {listed(row['changed'])}, changed since it was scored."
-        for row in sets
-        if row["changed"]
-    ]
-    unscored = sorted({*run.names(run.SETS)} - {row["name"] for row in sets})
-    if unscored:
-        warnings.append(f"Not scored, so not on this page: {listed(unscored)}.")
-    ways = {
-        json.dumps([row["scoring"][name] for name in COMPARED if name != "seed"]) for row in sets
-    }
-    if len(ways) > 1:
-        warnings.append(
-            "The sets were scored with different options (see the stages below): they cannot be"
-            " compared."
-        )
-    if any(f"{run.INDEXES}/" in stage["stage"] for stage in stages) and any(
-        "coverage" not in row["measures"] for row in sets
-    ):
-        warnings.append(
-            "Coverage is not measured: no dense index has the vectors that judge similarity"
-            " compared; run `quarry index dense` with that encoder, then judge and score again."
-        )
-    warnings += [
-        f"{stage['stage']}: {said}."
-        for stage in stages
-        for said in stage["facts"].get("warnings", ())
-    ]
-    half = sorted(
-        file.parent for file in run.path.rglob(PLAN) if not (file.parent / MANIFEST).exists()
-    )
-    folders = [folder.relative_to(run.path).as_posix() for folder in half]
-    if folders := [folder for folder in folders if folder < FOLDER]:
-        warnings.append(f"Half done: {listed(folders)}.")
-    old = [
-        stage["stage"]
-        for stage in stages
-        if stage["changed"] and not stage["stage"].startswith(SCORED)
-    ]
-    return [*warnings, f"Older than what they were made from: {listed(old)}."] if old else warnings
 
 
 # ---- numbers

@@ -10,7 +10,7 @@ import pytest
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest.ingest import ingest
+from miner.ingest.auto import ingest_any
 from miner.store import Run
 from miner.tables import DOCUMENTS
 
@@ -86,7 +86,7 @@ def tree(run: Run) -> dict[str, bytes]:
 
 def refuse(run: Run, options, *parts: str) -> None:
     with pytest.raises(UserError) as caught:
-        ingest(run, options, How())
+        ingest_any(run, options, How())
     assert "\n" not in str(caught.value)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
     assert not (run.path / "1_tables").exists()  # nothing stands in the way of the next try

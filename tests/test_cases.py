@@ -8,6 +8,7 @@ import json
 import math
 import zipfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
@@ -547,3 +548,66 @@ def test_captions_one_a_line_and_with_a_header(tmp_path, run):
     file = write_text(tmp_path / "captions.txt", 'image,caption\n1.jpg,"a dog, a cat"\n')
     ingest(other, IngestCaptions(file=str(file), group="image"), HOW)
     assert texts(other) == ["a dog, a cat"]
+
+
+# ---- odd texts
+
+ODD = {
+    "marks": "e\u0301te\u0301",
+    "composed": "\u00e9t\u00e9",
+    "rtl": "\u05e9\u05dc\u05d5\u05dd <b>&amp;",
+    "zero width": "a\u200bb\u200d",
+    "nul": "before\0after",
+    "spaces": "  kept as they are \n\n",
+    "emoji": "\U0001f600 \U0001f9d1\u200d\U0001f4bb",
+}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "json"])
+def test_texts_are_kept_as_they_are_in_every_format(tmp_path, run, kind):
+    told = dict(ODD) if kind in ("jsonl", "json", "parquet") else dict(ODD, spaces=" kept ")
+    rows_ = [{"query": f"q {name}", "positive": text} for name, text in told.items()]
+    file = write_records(tmp_path / f"p.{kind}", rows_)
+    ingest(run, IngestPairs(file=str(file)), HOW)
+    assert texts(run) == sorted(told.values())
+
+
+def test_half_a_character_is_a_counted_reject(tmp_path, run):
+    good = json.dumps({"query": "a", "positive": "b"})
+    bad = '{"query": "c", "positive": "\\ud83d"}'
+    ingest(run, IngestPairs(file=str(write_text(tmp_path / "p.jsonl", f"{good}\n{bad}\n"))), HOW)
+    assert rejects(run) == [("p.jsonl:2", "queries", "not_utf8")]
+
+
+def test_composed_and_decomposed_letters_are_one_text(tmp_path, run):
+    asked = [{"_id": "q", "text": "ete"}]
+    corpus = [{"_id": "p", "text": ODD["marks"]}, {"_id": "n", "text": ODD["composed"]}]
+    options = beir(
+        tmp_path / "beir", [*corpus, {"_id": "x", "text": "ete ete"}], asked, "q\tp\t1\n"
+    )
+    ingest(run, options, HOW)
+    hashes = np.load(run.path / "1_tables/_text_hashes.npy")
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_text_of_50_mb_is_a_text(tmp_path, run):
+    long = "word " * 10_000_000
+    file = write_jsonl(tmp_path / "p.jsonl", [{"query": "a", "positive": long}])
+    ingest(run, IngestPairs(file=str(file)), HOW)
+    assert len(texts(run)[0]) == len(long)
+
+
+def test_run_files_keep_spaces_in_ids_and_read_integers_as_floats(tmp_path, run):
+    options = IngestTrec(
+        corpus=write_jsonl(
+            tmp_path / "c.jsonl", [{"docid": "d 1", "text": "one"}, {"docid": 2, "text": "two"}]
+        ),
+        topics=write_jsonl(tmp_path / "t.jsonl", [{"qid": 7, "text": "a"}]),
+        qrels=write_text(tmp_path / "qrels.txt", "7\t0\td 1\t1.0\n"),
+        run_file=(
+            str(write_text(tmp_path / "x.txt", "7.0\tQ0\td 1\t1\t2.0\tt\n7\tQ0\t2.0\t2\t1.0\tt\n")),
+        ),
+    )
+    ingest(run, options, HOW)
+    found = run.read("3_candidates/x", "00000").to_pylist()
+    assert [(row["query_id"], row["doc_id"]) for row in found] == [("7", "d 1"), ("7", "2")]

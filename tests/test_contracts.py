@@ -99,6 +99,7 @@ def test_tables_stand_in_flow_order_with_keys_that_they_have():
         "positives",
         "labels",
         "images",
+        "negatives",
         "candidates",
         "made_documents",
         "judgments",

@@ -88,7 +88,7 @@ def test_a_string_is_one_positive_and_a_list_is_several(tmp_path, run):
     assert [text for _, _, text in documents(run)] == [
         text for _, text in sorted((hash_id("d", t), t) for t in ("tile", "slate", "turf"))
     ]
-    assert manifest.drops == {"empty_text": 1, "missing_positive": 1}
+    assert manifest.drops == {"empty_member": 2}
 
 
 def test_given_ids_as_text_number_or_list(tmp_path, run):

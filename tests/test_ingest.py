@@ -508,14 +508,16 @@ def test_progress_counts_the_shards(tmp_path, run):
     @contextmanager
     def progress(label: str, total: int):
         seen.append((label, total))
-        yield lambda: seen.append("step")
+        yield lambda *read: seen.append(read or "step")
 
     ingest(
         run,
         IngestBeir(folder=make_beir(tmp_path / "beir"), shard_documents=2, shard_queries=2),
         How(progress=progress),
     )
-    assert seen == [("1_tables", 5), *["step"] * 5]
+    read = seen[1]
+    assert seen[0] == ("1_tables, reading", 0) and read[0] == 12 and read[1] > 50
+    assert seen[2:] == [("1_tables", 5), *["step"] * 5]
 
 
 def test_a_full_disk_stops_the_ingest_and_can_be_got_over(tmp_path, run):

@@ -32,7 +32,7 @@ from miner.tables import DOCUMENTS, IMAGES, LABELS, NEGATIVES, POSITIVES, QUERIE
 FOLDER, STAGING = Run.TABLES, "_staging"
 
 
-def ingest(run: Run, options: Ingest, how: How) -> list[Manifest]:
+def ingest(run: Run, options: Ingest, how: How, said: str | None = None) -> list[Manifest]:
     """Corpus, queries, positives in any format -> the three tables of the run; the negatives that
     queries came with, and TREC run files, become sources beside them.
 
@@ -40,15 +40,18 @@ def ingest(run: Run, options: Ingest, how: How) -> list[Manifest]:
         run: the run folder, locked by the caller.
         options: the format's options; their class says which format.
         how: force, progress; workers share the shards of run files.
+        said: the command that was found for the input, to be noted.
 
     Returns:
-        The manifest of 1_tables, then one of each run file's source.
+        The manifest of 1_tables, then one of each source.
 
     Raises:
         UserError: an input is missing or unreadable or lacks a column, no query with a positive is
             left, or the tables are there already and were made from something else.
     """
     runs, reading = find_runs(getattr(options, "run_file", ())), options.read(run)
+    if said:
+        reading.notes.append(f"taken for: {said}")
     name = type(options).__name__.removeprefix("Ingest").lower()
     # runs may be added later
     record = {key: value for key, value in options.record().items() if key != "run_file"}
@@ -66,7 +69,8 @@ def _make(run: Run, stage: Stage, reading: Reading, options: Ingest, how: How) -
     _sweep(folder)
     try:
         with open_staging(folder / STAGING) as staging:
-            staging.add(reading.rows)
+            with how.progress(f"{FOLDER}, reading", 0) as advance:
+                staging.add(reading.rows, advance)
             drops = staging.validate(options.min_relevance, options.limit)
             _check_not_empty(staging, reading, drops)
             facts = _table_facts(staging, stage, options)

@@ -18,6 +18,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from miner.engine import Advance
 from miner.ingest.inputs import one_line
 from miner.ingest.rows import LONGEST_RAW, Row
 from miner.ingest.sorting import ARRIVED, shards_in_order
@@ -215,8 +216,10 @@ class Staging:
     ):
         self.folder, self.connection, self.writer, self.seq = folder, connection, writer, 0
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Stage rows; the memory they take is bounded by rows and by characters."""
+    def add(self, rows: Iterable[Row], advance: Advance = lambda *_: None) -> None:
+        """Stage rows; the memory they take is bounded by rows and by characters. `advance` is told
+        how many of both were read.
+        """
         held: dict[str, list[tuple]] = {name: [] for name in STAGED}
         count = characters = 0
         for row in rows:
@@ -226,8 +229,10 @@ class Staging:
             characters += len(row.values[-1]) if isinstance(row.values[-1], str) else 0
             if count >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
                 self._flush(held)
+                advance(count, characters)
                 count = characters = 0
         self._flush(held)
+        advance(count, characters)
 
     def _flush(self, held: dict[str, list[tuple]]) -> None:
         for name, rows in held.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from miner.corpus import Corpus
@@ -65,7 +66,7 @@ def find_runs(given: Sequence[str]) -> list[RunFile]:
     for entry in given:
         name, equals, path = entry.partition("=")
         if not equals or Path(entry).exists() or not re.match(NAME, name):
-            name, path = re.sub(r"(\.(gz|trec|txt|run))+$", "", Path(entry).name), entry
+            name, path = re.sub(r"(\.(gz|zst|bz2|zip|trec|txt|run))+$", "", Path(entry).name), entry
         if not re.match(NAME, name):
             raise UserError(
                 f'{entry}: "{name}" cannot name a source; give it another name with NAME={path}'
@@ -121,8 +122,10 @@ def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
         create(connection, "queries", QUERY_NUMBERS)
         create(connection, "lines", LINES, "SELECT *, NULL::BIGINT AS shard FROM incoming")
         connection.execute("CREATE TABLE drops (reason VARCHAR, n BIGINT)")
+        known: set[str] = set()
         for key in run.query_shards():
             query_ids = run.read(run.QUERIES, key)["query_id"]
+            known.update(query_ids.to_pylist())
             insert(
                 connection,
                 "queries",
@@ -130,10 +133,11 @@ def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
             )
         corpus = Corpus(run)
         for held in _batches(source.file, connection):
-            numbers, query_ids, doc_ids, ranks, scores = (
-                list(column) for column in zip(*held, strict=True)
+            numbers, query_ids, doc_ids, ranks, scores = map(list, zip(*held, strict=True))
+            query_ids = [_meant(query_id, known) for query_id in query_ids]
+            rows = pa.table(
+                [numbers, query_ids, _rows(corpus, doc_ids), ranks, scores], schema=LINES
             )
-            rows = pa.table([numbers, query_ids, corpus.rows(doc_ids), ranks, scores], schema=LINES)
             insert(
                 connection,
                 "lines",
@@ -150,6 +154,28 @@ def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
         raise UserError(
             f"{source.file.name}: no line names a query and a document of this run ({reasons})"
         )
+
+
+def _rows(corpus: Corpus, doc_ids: list[str]) -> np.ndarray:
+    """Return the row of each document; of a number that is none, of its other form."""
+    found = corpus.rows(doc_ids)
+    missing = np.flatnonzero(found < 0)
+    found[missing] = corpus.rows([_other_form(doc_ids[place]) for place in missing.tolist()])
+    return found
+
+
+def _meant(query_id: str, known: set[str]) -> str:
+    """Return the id of a query that a run file means: 7.0 is 7 where that is known, 7 is 7.0."""
+    other = _other_form(query_id)
+    return other if query_id not in known and other in known else query_id
+
+
+def _other_form(name: str) -> str:
+    """Return an integer that is written as a float without its point, and one that is not with it;
+    any other name as it is.
+    """
+    found = re.fullmatch(r"(-?\d+)(\.0+)?", name, re.ASCII)
+    return name if not found else found[1] if found[2] else f"{name}.0"
 
 
 def _batches(
@@ -178,7 +204,8 @@ def _batches(
 def _parse_line(line: str | Bad) -> tuple[str, str, int, float]:
     if isinstance(line, Bad):
         raise Reject(line.reason)
-    cells = line.split()
+    # fields that are parted by tabs may hold spaces
+    cells = line.split("\t") if line.count("\t") == 5 else line.split()
     if len(cells) != 6:
         raise Reject("bad_columns")
     try:

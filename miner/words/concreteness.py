@@ -8,6 +8,7 @@ relation is changed. The ratings are those of Brysbaert, Warriner & Kuperman (20
 concrete, or any other table of words and ratings.
 """
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -62,6 +63,10 @@ NUMBERS = tuple(
         "eleven",
         "twelve",
     ]
+)
+BOUNDS = (
+    r"\b(?:at (?:least|most)|(?:more|less|fewer|greater|no more) than|up to|over|under|above|below"
+    r"|minimum(?: of)?|maximum(?: of)?)$"
 )
 CLOSED = {
     word: group
@@ -191,6 +196,8 @@ def _unigram(parsed: Parsed, ratings: Ratings, place: int, closed: bool) -> Word
         return None
     low = surface.lower()
     rating = ratings.of(low, lemma)
+    if (low,) in NUMBERS and _bounded(parsed, place):
+        return None
     if closed and low in CLOSED and route in "AR":
         rating = rating if rating is not None else np.nan
     elif parsed.stop[place] or rating is None or not low[0].isalpha():
@@ -208,6 +215,14 @@ def _unigram(parsed: Parsed, ratings: Ratings, place: int, closed: bool) -> Word
         rating,
         route,
     )
+
+
+def _bounded(parsed: Parsed, place: int) -> bool:
+    """Tell whether a number is a bound: at least three is also at least two, so that another number
+    may follow from it.
+    """
+    before = " ".join(parsed.word[max(0, place - 3) : place]).lower()
+    return re.search(BOUNDS, before) is not None
 
 
 def _bigram(parsed: Parsed, ratings: Ratings, place: int) -> Word | None:
