@@ -157,45 +157,51 @@ def run_stage(
     rows, drops = _count(folder, stage.table, keys)
     counts = {"rows": rows, "drops": drops, "shards": len(keys)}
     resumed, facts = len(keys) - len(todo), dict(then())
-    if said := _warnings_of(run, stage.folder, stage.made_by, rows[stage.table], drops):
+    if said := _warnings_of(run, stage, rows[stage.table], drops):
         facts["warnings"] = said
     return finish(run, stage, watch, facts=facts, resumed_shards=resumed, **counts)
 
 
-def _warnings_of(
-    run: Run, folder: str, made_by: str, rows: int, drops: Mapping[str, int]
-) -> list[str]:
-    """Return what there is to say of a stage of candidates or of a set that left many queries with
-    nothing.
+def _warnings_of(run: Run, stage: Stage, rows: int, drops: Mapping[str, int]) -> list[str]:
+    """Return what there is to say of a stage that found little.
 
     Args:
-        run, folder: the stage.
-        made_by: the command that made it.
+        run, stage: what was done.
         rows: in its main table.
         drops: what it left out.
     """
-    is_set = folder.startswith(run.SETS)
-    if not (is_set or folder.startswith(run.SOURCES)):
-        return []
     if (tables := run.find(run.TABLES)) is None:
         return []
-    queries = int(tables.facts["queries"])
-    found = sum(
-        pc.count_distinct(run.read(folder, key, ["query_id"])["query_id"].cast("string")).as_py()
-        for key in run.query_shards()
-    )
-    without = queries - found
-    if without <= LITTLE * queries and rows:
+    is_set = stage.folder.startswith(run.SETS)
+    if is_set or stage.folder.startswith(run.SOURCES):
+        found = _queries_with_rows(run, stage.folder)
+        return _queries_without(stage, tables.facts["queries"], found, drops if is_set else {})
+    if stage.folder.startswith(run.EXPORTS) and not rows:
+        return ["no row is written: the set has no negative, or all are left out"]
+    if stage.folder.startswith(run.JUDGES) and stage.made_by != "judge duplicates":
+        read = (run.read(stage.folder, key, ["score"])["score"] for key in run.query_shards())
+        without = sum(column.null_count for column in read)
+        if without > LITTLE * rows or not rows:
+            return [f"{without:,} of {rows:,} pairs have no score: see what was left out"]
+    return []
+
+
+def _queries_with_rows(run: Run, folder: str) -> int:
+    read = (run.read(folder, key, ["query_id"])["query_id"] for key in run.query_shards())
+    return sum(pc.count_distinct(column.cast("string")).as_py() for column in read)
+
+
+def _queries_without(stage: Stage, queries: int, found: int, drops: Mapping[str, int]) -> list[str]:
+    """Say how many queries have no row, if they are many, and why, of a set by its `drops`."""
+    if queries - found <= LITTLE * queries and found:
         return []
-    said = f"{without:,} of {queries:,} queries have no {'negative' if is_set else 'candidate'}"
     rules = {reason: count for reason, count in drops.items() if reason != "positive"}
-    most = max(rules, key=lambda reason: rules[reason], default=None)
-    if is_set and most:
+    hint = HINTS.get(stage.made_by, "take another source beside it, or a larger -k")
+    if most := max(rules, key=lambda reason: rules[reason], default=None):
         hint = f"most candidates are left out as {most} ({drops[most]:,}): loosen that rule, or add"
         hint += " a source"
-    else:
-        hint = HINTS.get(made_by, "take another source beside it, or a larger -k")
-    return [f"{said}: {hint}"]
+    kind = "negative" if stage.made_by == "select" else "candidate"
+    return [f"{queries - found:,} of {queries:,} queries have no {kind}: {hint}"]
 
 
 def begin(run: Run, stage: Stage, force: bool) -> Manifest | None:

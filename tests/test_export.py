@@ -99,7 +99,8 @@ def test_n_tuple_without_n_follows_the_recipe_then_five(tmp_path, recipe, expect
     run = toy_run(tmp_path)
     select(run, Select(name="s", sources=("bm25",), negatives=recipe), HOW)
     manifest = export(run, Export(name="s", format="n-tuple"), HOW)
-    assert manifest.facts == {"negatives": expected}
+    assert manifest.facts["negatives"] == expected
+    assert ("warnings" in manifest.facts) == (manifest.rows["rows"] == 0)
     assert manifest.drops == {"too_few_negatives": dropped}
     # the schema is whole even without rows
     assert f"negative_{expected}" == run.read("8_export/s.n-tuple", "00000").column_names[-1]
