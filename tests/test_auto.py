@@ -23,6 +23,7 @@ TABLES = {
         "anchor,positive,negative\na,b,c\n",
         "pairs t.csv --query anchor --negative negative",
     ),
+    "s.csv": ("question;answer\na;b\n", "pairs s.csv --query question --positive answer"),
     "t.tsv": ("Query\tPassage\na\tb\n", "pairs t.tsv --query Query --positive Passage"),
     "neg.jsonl": (
         '{"query": "a", "pos": ["b"], "neg": ["c"], "neg_scores": [1]}\n',

@@ -210,9 +210,11 @@ def _csv_cells(file: Input, needs: Mapping[str, str]) -> Cells:
 
 def _delimiter(file: Input, needs: Mapping[str, str]) -> str:
     """Return what parts the cells of a CSV: the first delimiter with which its first line has the
-    columns that are needed, else a comma.
+    columns that are needed, else a comma; if none is needed, the most frequent one.
     """
     first = next((line for _, line in lines(file) if isinstance(line, str)), "")
+    if not needs:
+        return max(DELIMITERS, key=first.count)
     for delimiter in DELIMITERS:
         if set(needs) <= {cell.strip('"') for cell in first.split(delimiter)}:
             if delimiter != ",":
