@@ -33,9 +33,15 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file, whole or not at all; the same table gives the same bytes."""
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    """Write a Parquet file, whole or not at all; the same table gives the same bytes. One without
+    rows has no row group: `datasets` cannot load a file whose first one is empty.
+    """
+    with (
+        atomic(path) as temporary,
+        pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer,
+    ):
+        if len(table):
+            writer.write_table(table)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

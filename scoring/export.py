@@ -16,9 +16,13 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.stages import Stage, run_stage
 from miner.store import PLAN, Manifest, Run
-from scoring.export_rows import Export, export_shard, ratings
+from scoring.card import write_card
+from scoring.export_groups import export_groups
+from scoring.export_options import Export
+from scoring.export_rows import export_shard, ratings
 from scoring.open_clip import write_tsv
 from scoring.sets import need_set
+from scoring.trainers import TRAINERS
 
 DEFAULT_NEGATIVES = 5
 
@@ -37,15 +41,27 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
     inputs = run.table_input() | {made.stage: made.fingerprint}
     judge = None
-    if options.format == "scored-list":
-        judge = _need_scores(run, made)
+    trainer = TRAINERS.get(options.format)
+    scored = trainer.scored if trainer else "always" if options.format == "scored-list" else "never"
+    if scored != "never":
+        judge = _scored_by(run, made)
+        if judge is None and scored == "always":
+            raise UserError(
+                f"set {options.name!r} has no scores of negatives and positives, which"
+                f" {options.format} needs; run `quarry judge similarity`, then `quarry select"
+                f" {options.name} --force`"
+            )
+    if judge is not None:
         inputs[run.judge_folder(judge)] = run.need(run.judge_folder(judge), "judge").fingerprint
     stage = Stage(_export_folder(run, options), "rows", options.record(), inputs, made_by="export")
     task, keys = partial(export_shard, run, options, negatives, judge), run.query_shards()
+    if trainer:
+        task = partial(export_groups, run, options, judge)
 
     def then() -> dict[str, int]:
         if options.format == "open-clip":
             write_tsv(run.path / stage.folder, keys)
+        write_card(run, options, made, run.path / stage.folder)
         facts = {"negatives": negatives} if options.format == "n-tuple" else {}
         return facts | ({"promoted": made.rows["promoted"]} if options.promoted else {})
 
@@ -55,11 +71,16 @@ def export(run: Run, options: Export, how: How) -> Manifest:
 def _check(run: Run, options: Export, made: Manifest) -> None:
     """Refuse options that do not go together, or that the set has nothing for."""
     name, form = options.name, options.format
-    if options.negatives is not None and form != "n-tuple":
+    if options.negatives is not None and form != "n-tuple" and form not in TRAINERS:
         raise UserError(
             f"-n {options.negatives} is for n-tuple, but the format is {form}; leave it out, or"
             " select a smaller set"
         )
+    for flag, given in (("--prompt", options.prompt), ("--concreteness", options.concreteness)):
+        if given and (form in TRAINERS) != (flag == "--prompt"):
+            raise UserError(f"{flag} is not for {form}; leave it out, or take another format")
+    if options.ids and form in TRAINERS:
+        raise UserError(f"--ids is not for {form}, which has the ids that its trainer reads")
     if not made.rows["sets"]:
         raise UserError(
             f"set {name!r} is empty: nothing to export; loosen its recipe and run `quarry select"
@@ -96,7 +117,7 @@ def _check_open_clip(run: Run, options: Export) -> None:
             f"{run.path} has no images, which open-clip needs; ingest captions with --image COLUMN,"
             " in a new run folder"
         )
-    if options.promoted or options.file_type != "parquet":
+    if options.promoted or options.kind != "parquet":
         extra = "--promoted" if options.promoted else f"--file-type {options.file_type}"
         raise UserError(
             f"{extra} is not for open-clip, which is one train.tsv of captions and their negatives;"
@@ -111,17 +132,13 @@ def _is_rated(run: Run, made: Manifest, key: str) -> bool:
     )
 
 
-def _need_scores(run: Run, made: Manifest) -> str:
-    """Return the judge that scored a set's negatives and their positives."""
+def _scored_by(run: Run, made: Manifest) -> str | None:
+    """Return the judge that scored a set's negatives and their positives; None if none did."""
     for key in run.query_shards():
         table = run.read(made.stage, key)
         if pc.any(pc.and_(table["score"].is_valid(), table["positive_score"].is_valid())).as_py():
             return str(made.options["judge"])
-    name = made.options["name"]
-    raise UserError(
-        f"set {name!r} has no scores of negatives and positives, which scored-list needs; "
-        f"run `quarry judge similarity`, then `quarry select {name} --force`"
-    )
+    return None
 
 
 def _export_folder(run: Run, options: Export) -> str:

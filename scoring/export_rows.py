@@ -20,9 +20,7 @@ sentence-transformers reads both as texts: take one as the label, or drop them.
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from posixpath import join
-from typing import Literal
 
 import duckdb
 import numpy as np
@@ -31,13 +29,12 @@ import pyarrow.compute as pc
 
 from miner.corpus import Documents, made_documents
 from miner.errors import UserError
-from miner.options import Options, option
 from miner.stages import Shard
 from miner.store import Run
-from scoring.cement import MARGIN_BASE, MARGIN_SLOPE, cement_margins
+from scoring.cement import cement_margins
+from scoring.export_options import Export
 from scoring.open_clip import RATED
 
-Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list", "scored-list", "open-clip"]
 SLICE = 512  # rows whose texts are fetched at once: an Arrow array of strings holds at most 2 GiB
 PAIRS = """
     SELECT query_id, doc_id, 1::BIGINT AS label, 0 AS rank, score FROM positives
@@ -45,7 +42,7 @@ PAIRS = """
 """
 LISTED = "ORDER BY label DESC, rank, doc_id"
 HAS_BOTH = "GROUP BY query_id HAVING max(label) = 1 AND min(label) = 0 ORDER BY query_id"
-ROWS: dict[Format, str] = {
+ROWS: dict[str, str] = {
     "triplet": """
         SELECT query_id, p.doc_id AS positive_id, n.doc_id AS negative_id
         FROM positives p JOIN negatives n USING (query_id)
@@ -75,7 +72,7 @@ ROWS: dict[Format, str] = {
 }
 # What a format leaves out. Units: positives in triplet and n-tuple, queries in the lists and
 # open-clip; no_score counts documents.
-DROPS: dict[Format, str] = {
+DROPS: dict[str, str] = {
     "triplet": (
         "SELECT 'no_negatives', count(*) FROM positives WHERE query_id NOT IN (SELECT query_id FROM"
         " negatives)"
@@ -104,38 +101,6 @@ DROPS: dict[Format, str] = {
 }
 
 
-class Export(Options):
-    """A set as a trainer reads it."""
-
-    name: str = option(..., "the set", argument=True)
-    format: Format = option("triplet", "shape of a row")
-    out: Path | None = option(None, "folder [default: 8_export/SET.FORMAT in the run folder]")
-    file_type: Literal["parquet", "jsonl"] = option("parquet", "kind of file")
-    negatives: int | None = option(
-        None,
-        "negatives a row of n-tuple (positives with fewer are dropped and counted) [default: the"
-        " set's own -n, else 5]",
-        short="-n",
-        ge=1,
-    )
-    promoted: bool = option(False, "the set's promoted documents count as further positives")
-    ids: bool = option(False, "add query_id and doc_id columns")
-    concreteness: bool = option(
-        False,
-        "add columns concreteness, the rating c of the word that was changed in a made negative,"
-        " and margin (Cement loss)",
-    )
-    margin_base: float = option(
-        MARGIN_BASE,
-        "m0 of margin = m0 + a (c - 1) / 4, and the margin of a negative without rating",
-    )
-    margin_slope: float = option(
-        MARGIN_SLOPE,
-        "a of margin = m0 + a (c - 1) / 4, in cosine: the most concrete word's surplus",
-    )
-    image_folder: Path | None = option(None, "open-clip: folder to put before each image's path")
-
-
 def ratings(run: Run, key: str) -> pa.Table:
     """Return doc_id and concreteness of a shard's made documents: the rating of the word that
     was changed; those without are left out.
@@ -153,13 +118,7 @@ def ratings(run: Run, key: str) -> pa.Table:
 def export_shard(run: Run, options: Export, negatives: int, judge: str | None, key: str) -> Shard:
     """Return the rows of one shard, in the shape of the format."""
     with duckdb.connect(config={"threads": 1}) as database:
-        database.register(
-            "negatives",
-            run.read(f"{run.SETS}/{options.name}", key).select(
-                ["query_id", "doc_id", "rank", "score"]
-            ),
-        )
-        database.register("positives", _shard_positives(run, options, judge, key))
+        register_shard(database, run, options, judge, key)
         if options.format == "open-clip":
             database.register("queries", run.read(run.QUERIES, key))
             database.register("images", _images(run, options, key))
@@ -175,7 +134,16 @@ def export_shard(run: Run, options: Export, negatives: int, judge: str | None, k
     table = _with_texts(run, key, rows, negatives)
     if not options.ids and options.format != "open-clip":
         table = table.drop_columns(_ids(rows))
-    return Shard({key: table if options.file_type == "parquet" else _json_lines(table)}, drops)
+    return Shard({key: table if options.kind == "parquet" else json_lines_of(table)}, drops)
+
+
+def register_shard(
+    database: duckdb.DuckDBPyConnection, run: Run, options: Export, judge: str | None, key: str
+) -> None:
+    """Let a database see the `negatives` and the `positives` of a shard."""
+    columns = ["query_id", "doc_id", "rank", "score"]
+    database.register("negatives", run.read(f"{run.SETS}/{options.name}", key).select(columns))
+    database.register("positives", _shard_positives(run, options, judge, key))
 
 
 def _shard_positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Table:
@@ -334,7 +302,8 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays([*chunks, pa.array([], column.type)])
 
 
-def _json_lines(table: pa.Table) -> str:
+def json_lines_of(table: pa.Table) -> str:
+    """Return a table as JSON lines."""
     # Three characters end a line for some readers and stand unescaped in JSON.
     escapes = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
     return "".join(

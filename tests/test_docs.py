@@ -14,7 +14,7 @@ from cli.main import COMMON, ORDER, app
 from cli.steps import steps
 from miner.options import extra_of
 from miner.sources import SOURCES
-from scoring.export_rows import Export
+from scoring.export_options import Export
 from scoring.judges import JUDGES
 from scoring.reasons import COPIES, REASONS
 from scoring.samplers import SAMPLERS

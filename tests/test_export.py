@@ -17,7 +17,7 @@ from miner.ingest.pairs import IngestCaptions
 from miner.store import Run
 from miner.tables import MADE, full_text
 from scoring.export import export
-from scoring.export_rows import Export, Format
+from scoring.export_options import Export, Format
 from scoring.open_clip import next_of_another_image
 from scoring.recipe import Select
 from scoring.select import select

@@ -20,7 +20,7 @@ from miner.words.substitute import mine_substitute
 from miner.words.swap import swap
 from miner.words.vocabulary import MineSubstitute
 from scoring.export import export
-from scoring.export_rows import Export
+from scoring.export_options import Export
 from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 from scoring.probe import probe_set
 from scoring.recipe import Select

@@ -1,0 +1,86 @@
+"""One shard of a set -> the rows of a trainer that nests, query by query."""
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from miner.corpus import Documents
+from miner.stages import Content, Shard
+from miner.store import Run
+from scoring.export_options import Export
+from scoring.export_rows import HAS_BOTH, LISTED, PAIRS, json_lines_of, register_shard
+from scoring.trainers import SCORES, TRAINERS, Group, Passage
+
+AT_ONCE = 512  # queries whose texts are in memory
+GROUPS = f"""
+    SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(label {LISTED}) AS labels,
+        list(score::DOUBLE {LISTED}) AS scores
+    FROM ({PAIRS}) WHERE score IS NOT NULL OR NOT $scored {HAS_BOTH}
+"""
+DROPS = f"""
+    WITH groups AS ({GROUPS})
+    SELECT 'no_score', count(*) FROM ({PAIRS}) WHERE score IS NULL AND $scored
+    UNION ALL SELECT 'no_negatives', count(DISTINCT query_id) FROM positives
+        WHERE query_id NOT IN (SELECT query_id FROM groups)
+"""
+
+
+def export_groups(run: Run, options: Export, judge: str | None, key: str) -> Shard:
+    """Return the rows of one shard, in the shape of the trainer; with a judge, passages without a
+    score are left out.
+    """
+    trainer, scored = TRAINERS[options.format], {"scored": judge is not None}
+    with duckdb.connect(config={"threads": 1}) as database:
+        register_shard(database, run, options, judge, key)
+        found = database.sql(GROUPS, params=scored).to_arrow_table()
+        counted = database.sql(DROPS, params=scored).fetchall()
+    rows = chain.from_iterable(
+        trainer.rows(group, options.prompt) for group in _passages_of(run, options, key, found)
+    )
+    parts = [trainer.schema.empty_table()]
+    while part := list(islice(rows, AT_ONCE)):
+        parts.append(pa.Table.from_pylist(part, trainer.schema))
+    table = pa.concat_tables(parts)
+    if judge is None:
+        table = table.drop_columns([name for name in SCORES if name in table.column_names])
+    files: dict[str, Content] = {}
+    if options.format == "pylate":
+        files = _texts_beside(run, key, table)
+    files[key] = table if options.kind == "parquet" else json_lines_of(table)
+    return Shard(files, {reason: count for reason, count in counted if count})
+
+
+def _passages_of(run: Run, options: Export, key: str, found: pa.Table) -> Iterator[Group]:
+    """Yield the queries of a shard, each with its passages; the texts are read some at a time."""
+    queries = run.read(run.QUERIES, key)
+    asked = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
+    corpus, most = Documents(run, key), options.negatives
+    for batch in found.to_batches(AT_ONCE):
+        rows = batch.to_pylist()
+        doc_ids = sorted({doc_id for row in rows for doc_id in row["doc_ids"]})
+        documents = corpus.documents(corpus.rows(doc_ids)).to_pylist()
+        texts = {row["doc_id"]: (row["title"] or "", row["text"] or "") for row in documents}
+        for row in rows:
+            passages = [
+                (label, Passage(doc_id, *texts[doc_id], score))
+                for doc_id, label, score in zip(
+                    row["doc_ids"], row["labels"], row["scores"], strict=True
+                )
+            ]
+            positives, negatives = (
+                [passage for label, passage in passages if label == kind] for kind in (1, 0)
+            )
+            query_id = row["query_id"]
+            yield Group(query_id, asked[query_id], positives, negatives[:most])
+
+
+def _texts_beside(run: Run, key: str, table: pa.Table) -> dict[str, Any]:
+    """Return the queries and the documents that a table of ids names."""
+    corpus, queries = Documents(run, key), run.read(run.QUERIES, key)
+    doc_ids = sorted({one for row in table["document_ids"].to_pylist() for one in row})
+    ids = {"document_id": pa.array(doc_ids, pa.string())}
+    texts = pa.array(corpus.texts(corpus.rows(doc_ids)), pa.large_string())
+    return {f"_queries/{key}": queries, f"_documents/{key}": pa.table(ids | {"text": texts})}
