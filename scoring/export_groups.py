@@ -12,7 +12,7 @@ from miner.stages import Content, Shard
 from miner.store import Run
 from scoring.export_options import Export
 from scoring.export_rows import HAS_BOTH, LISTED, PAIRS, json_lines_of, register_shard
-from scoring.trainers import SCORES, TRAINERS, Group, Passage
+from scoring.trainers import PROMPTS, SCORES, TRAINERS, Group, Passage
 
 AT_ONCE = 512  # queries whose texts are in memory
 GROUPS = f"""
@@ -44,8 +44,10 @@ def export_groups(run: Run, options: Export, judge: str | None, key: str) -> Sha
     while part := list(islice(rows, AT_ONCE)):
         parts.append(pa.Table.from_pylist(part, trainer.schema))
     table = pa.concat_tables(parts)
-    if judge is None:
-        table = table.drop_columns([name for name in SCORES if name in table.column_names])
+    empty = SCORES * (judge is None)
+    if options.format == "flag-embedding" and options.prompt is None:
+        empty += PROMPTS
+    table = table.drop_columns([name for name in empty if name in table.column_names])
     files: dict[str, Content] = {}
     if options.format == "pylate":
         files = _texts_beside(run, key, table)

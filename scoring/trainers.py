@@ -53,14 +53,17 @@ class Trainer(NamedTuple):
 
 
 def flag_embedding(group: Group, prompt: str | None) -> Iterator[Row]:
-    """FlagEmbedding's embedders and rerankers: query, pos, neg, their scores for distillation."""
+    """FlagEmbedding's embedders and rerankers: query, pos, neg, their scores for distillation. An
+    embedder takes the prompt of a row for its own, a reranker query_prompt.
+    """
     yield {
         "query": group.query,
         "pos": [passage.whole for passage in group.positives],
         "neg": [passage.whole for passage in group.negatives],
         "pos_scores": [passage.score for passage in group.positives],
         "neg_scores": [passage.score for passage in group.negatives],
-        "prompt": prompt or "",
+        "prompt": prompt,
+        "query_prompt": prompt,
         "type": "normal",
     }
 
@@ -143,6 +146,7 @@ TRAINERS: dict[str, Trainer] = {
                 ("pos_scores", _NUMBERS),
                 ("neg_scores", _NUMBERS),
                 ("prompt", TEXT),
+                ("query_prompt", TEXT),
                 ("type", TEXT),
             ]
         ),
@@ -178,3 +182,4 @@ TRAINERS: dict[str, Trainer] = {
     ),
 }
 SCORES = ("pos_scores", "neg_scores")  # left out where no judge scored
+PROMPTS = ("prompt", "query_prompt")  # of flag-embedding, left out where none is given

@@ -50,7 +50,7 @@ def test_flag_embedding(run):
         assert row["pos_scores"] == pytest.approx([COSINES[query][one] for one in gold(query)])
         expected = [COSINES[query][one] for one in NEGATIVES[query]]
         assert row["neg_scores"] == pytest.approx(expected)
-        assert (row["prompt"], row["type"]) == ("p: ", "normal")
+        assert (row["prompt"], row["query_prompt"], row["type"]) == ("p: ", "p: ", "normal")
     assert manifest.drops == {"no_negatives": 1} and manifest.rows["rows"] == 4
 
 
@@ -59,7 +59,7 @@ def test_flag_embedding_without_scores_has_no_columns_of_scores(tmp_path):
     select(run, Select(name="s", sources=("bm25",)), HOW)
     export(run, Export(name="s", format="flag-embedding", negatives=2), HOW)
     found = lines(run, "8_export/s.flag-embedding")
-    assert list(found[0]) == ["query", "pos", "neg", "prompt", "type"]
+    assert list(found[0]) == ["query", "pos", "neg", "type"]
     assert [row["neg"] for row in found] == [whole(ids[:2]) for ids in NEGATIVES.values()]
     with pytest.raises(UserError, match="no scores of negatives and positives, which pylate needs"):
         export(run, Export(name="s", format="pylate"), HOW)
