@@ -61,7 +61,8 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     def then() -> dict[str, int]:
         if options.format == "open-clip":
             write_tsv(run.path / stage.folder, keys)
-        write_card(run, options, made, run.path / stage.folder)
+        if options.card or options.format == "pylate":
+            write_card(run, options, made, run.path / stage.folder)
         facts = {"negatives": negatives} if options.format == "n-tuple" else {}
         return facts | ({"promoted": made.rows["promoted"]} if options.promoted else {})
 

@@ -55,6 +55,10 @@ class Export(Options):
         "a of margin = m0 + a (c - 1) / 4, in cosine: the most concrete word's surplus",
     )
     image_folder: Path | None = option(None, "open-clip: folder to put before each image's path")
+    card: bool = option(
+        False,
+        "write README.md, by which load_dataset(FOLDER) loads it as it is; pylate always has it",
+    )
     prompt: str | None = option(
         None, "flag-embedding: its prompt; swift: the system's; else put before each query"
     )

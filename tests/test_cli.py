@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(quarry, monkeypatch, tmp_pa
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("miner.store.pq.write_table", full)
+    monkeypatch.setattr("miner.files.pq.ParquetWriter.write_table", full)
     code, _, err = quarry("mine", "random")
     assert (
         code == 2

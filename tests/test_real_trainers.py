@@ -45,7 +45,7 @@ def run(tmp_path_factory) -> Run:
 
 
 def exported(run, form, name="s", **options):
-    manifest = export(run, Export(name=name, format=form, **options), How(force=True))
+    manifest = export(run, Export(name=name, format=form, card=True, **options), How(force=True))
     assert manifest.rows["rows"] > 30
     return run.path / f"8_export/{name}.{form}"
 

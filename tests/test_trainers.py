@@ -123,7 +123,7 @@ def test_a_folder_loads_as_it_is(run, form):
     from datasets import load_dataset
 
     score(run, Score(resamples=0), HOW)
-    manifest = export(run, Export(name="bm25", format=form), HOW)
+    manifest = export(run, Export(name="bm25", format=form, card=True), HOW)
     folder = run.path / f"8_export/bm25.{form}"
     loaded = load_dataset(str(folder), split="train")
     assert len(loaded) == manifest.rows["rows"]
