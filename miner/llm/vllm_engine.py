@@ -2,6 +2,7 @@
 log-probabilities of chosen tokens.
 """
 
+import atexit
 import os
 from collections.abc import Sequence
 from itertools import islice
@@ -75,6 +76,9 @@ class VllmEngine:
             raise UserError(
                 f"vLLM cannot load {folder}: {str(error).strip().splitlines()[0]}"
             ) from error
+        # vLLM ends its process when Python ends, but by a hook that, as imports fall, may come after
+        # the one by which multiprocessing waits for that process: for ever (seen)
+        atexit.register(self.close)
         self.tokenizer = self.llm.get_tokenizer()
         self.longest: int = self.llm.llm_engine.model_config.max_model_len
 
