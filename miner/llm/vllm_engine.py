@@ -76,8 +76,8 @@ class VllmEngine:
             raise UserError(
                 f"vLLM cannot load {folder}: {str(error).strip().splitlines()[0]}"
             ) from error
-        # vLLM ends its process when Python ends, but by a hook that, as imports fall, may come after
-        # the one by which multiprocessing waits for that process: for ever (seen)
+        # vLLM ends its process when Python ends, but by a hook that, as imports fall, may come
+        # after the one by which multiprocessing waits for that process: for ever (seen)
         atexit.register(self.close)
         self.tokenizer = self.llm.get_tokenizer()
         self.longest: int = self.llm.llm_engine.model_config.max_model_len
