@@ -108,6 +108,7 @@ def quarry(run, *words):
         text=True,
         check=False,
         cwd=Path(__file__).parents[1],
+        timeout=900,  # an engine that is not ended keeps Python waiting for ever
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
