@@ -44,7 +44,7 @@ HINTS = {
     ),
     "ingest trec": "the run file has no line for them that names a document of the corpus",
     "ingest pairs": "no negative of their own is given",
-    "mine substitute": "no word of their texts could be replaced: see --min-rating and --route",
+    "mine substitute": "no word of theirs could be replaced: see --route and --rating-band",
     "mine generate": "see what was left out, and the texts that failed in _failed",
 }
 Content: TypeAlias = "pa.Table | np.ndarray | str"

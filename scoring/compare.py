@@ -107,19 +107,15 @@ def other_run(path: str) -> Run:
     return run
 
 
-def differences(one: Run, two: Run, ways: tuple[Any, Any]) -> list[str]:
-    """Return what is not the same in two runs, of what a measure depends on besides the set.
-
-    Args:
-        one, two: the runs.
-        ways: how the sets of each were scored.
+def differences(one: Run, two: Run) -> list[str]:
+    """Return what is not the same in two runs, of what a measure depends on besides the set and
+    the way of scoring.
     """
     told = {
         "queries": _id_columns(one, Run.QUERIES) == _id_columns(two, Run.QUERIES),
         "positives": _id_columns(one, Run.POSITIVES) == _id_columns(two, Run.POSITIVES),
         "corpus": _same_corpus(one, two),
         "target encoder": _target_encoder(one) == _target_encoder(two),
-        "way of scoring": ways[0] == ways[1],
     }
     return [name for name, same in told.items() if not same]
 
@@ -153,8 +149,9 @@ def compared(
     """
     rows: list[Row] = []
     for other, sets in others:
+        apart = differences(run, other)
         for row in sets:
-            differs = differences(run, other, (own[0]["scoring"], row["scoring"]))
+            differs = apart + ["way of scoring"] * (own[0]["scoring"] != row["scoring"])
             ahead = None if differs else _lead_over(run, own[0], other, row, measure)
             told = {key: row[key] for key in ("name", "recipe", "measures", "rows")}
             rows.append(told | {"run": str(other.path), "differs": differs, "ahead": ahead})

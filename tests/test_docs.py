@@ -14,6 +14,7 @@ from cli.main import COMMON, ORDER, app
 from cli.steps import steps
 from miner.options import extra_of
 from miner.sources import SOURCES
+from miner.stages import HINTS
 from scoring.export_options import Export
 from scoring.judges import JUDGES
 from scoring.reasons import COPIES, REASONS
@@ -100,6 +101,13 @@ def test_commands_of_readme_and_docs_exist_with_their_flags(page, command):
         words = words[2:]
     assert words[0] in ORDER
     assert {word for word in words if re.match(r"--?[a-z]", word)} <= flags_of(words)
+
+
+def test_flags_that_warnings_name_exist():
+    known = {flag for step in steps() for flag in flags_of(step.title.split())}
+    named = {flag for hint in HINTS.values() for flag in re.findall(r"--[a-z-]+", hint)}
+    assert len(named) > 3 and named <= known
+    assert {*HINTS} <= {step.title for step in steps()}
 
 
 def test_make_targets_of_the_readme_exist():

@@ -46,7 +46,7 @@ class Reading(NamedTuple):
 
     inputs: Mapping[str, str]
     rows: Iterator[Row]
-    notes: list[str] = []  # noqa: RUF012
+    notes: list[str]
 
 
 class Ingest(Options):

@@ -70,7 +70,7 @@ def read_stdlib(root: Path | None = None, sample: int | None = None) -> Reading:
     rows = _function_rows(root, files)
     if sample is not None:
         rows = _sample_functions(list(rows), sample)
-    return Reading({"Python's standard library": digest.hexdigest()}, rows)
+    return Reading({"Python's standard library": digest.hexdigest()}, rows, [])
 
 
 def _sample_functions(rows: list[Row], sample: int) -> Iterator[Row]:
