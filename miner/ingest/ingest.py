@@ -34,7 +34,7 @@ FOLDER, STAGING = Run.TABLES, "_staging"
 
 def ingest(run: Run, options: Ingest, how: How, said: str | None = None) -> list[Manifest]:
     """Corpus, queries, positives in any format -> the three tables of the run; the negatives that
-    queries came with, and TREC run files, become sources beside them.
+    queries came with, and run files, become sources beside them.
 
     Args:
         run: the run folder, locked by the caller.
@@ -58,7 +58,7 @@ def ingest(run: Run, options: Ingest, how: How, said: str | None = None) -> list
     stage = Stage(FOLDER, "documents", {"format": name, **record}, reading.inputs, made_by="ingest")
     manifest = begin(run, stage, how.force) or _make(run, stage, reading, options, how)
     own = [own_negatives(run, how)] if getattr(options, "negative", None) else []
-    return [manifest, *own, *(ingest_run(run, source, how) for source in runs)]
+    return [manifest, *own, *(ingest_run(run, source, f"ingest {name}", how) for source in runs)]
 
 
 def _make(run: Run, stage: Stage, reading: Reading, options: Ingest, how: How) -> Manifest:

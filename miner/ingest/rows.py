@@ -84,6 +84,16 @@ class Ingest(Options):
         return file._replace(encoding=self.encoding, quoting=self.quoting, notes=notes)
 
 
+class WithRuns(Ingest):
+    """What an ingest takes whose ids another retriever knows."""
+
+    run_file: tuple[str, ...] = option(
+        (),
+        "what another retriever found becomes a source: FILE or NAME=FILE, a TREC run, or Parquet,"
+        " jsonl, csv, tsv with query_id, doc_id, score; repeat for more",
+    )
+
+
 class Reject(Exception):
     """What is wrong with a row: the message is the reason that is counted."""
 
