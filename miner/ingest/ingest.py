@@ -22,8 +22,9 @@ from miner.errors import UserError
 from miner.files import Stopwatch, atomic, write_array, write_table
 from miner.ingest.own import own_negatives
 from miner.ingest.rows import LONGEST_RAW, Ingest, Reading
+from miner.ingest.run_files import find_runs
 from miner.ingest.staging import Staging, open_staging
-from miner.ingest.trec_runs import find_runs, ingest_run
+from miner.ingest.trec_runs import ingest_run
 from miner.normal import text_hashes
 from miner.stages import Stage, begin, finish
 from miner.store import PLAN, Manifest, Run, shard_keys

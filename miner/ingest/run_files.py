@@ -3,14 +3,17 @@ columns have names, of any kind that `miner.ingest.readers` reads.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from miner.errors import UserError
-from miner.ingest.inputs import ALL, Bad, Input, lines
+from miner.ingest.inputs import ALL, Bad, Input, find_input, lines
 from miner.ingest.readers import records
-from miner.ingest.rows import LONGEST_ID, Reject, identifier, is_null
+from miner.ingest.rows import LONGEST_ID, Hit, Reject, RunFile, identifier, is_null
+from miner.options import NAME
 
 TABULAR = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv")
 RUN_QUERY_IDS = ("query_id", "query-id", "qid")
@@ -18,15 +21,34 @@ RUN_DOCUMENT_IDS = ("doc_id", "docid", "docno", "corpus-id", "corpus_id", "pid")
 SCORE, RANK, HITS = "score", "rank", "hits"
 READ = (*RUN_QUERY_IDS, *RUN_DOCUMENT_IDS, SCORE, RANK, HITS)
 SHOWN = 10  # columns that a refusal names
+PACKED_OR_KIND = r"(\.(gz|zst|bz2|zip|trec|txt|run|parquet|arrow|jsonl|ndjson|json|csv|tsv))+$"
 
 
-class Hit(NamedTuple):
-    """A line of a run; without a rank, that of all lines follows from the scores."""
+def find_runs(given: Sequence[str]) -> list[RunFile]:
+    """Return the run files that FILE or NAME=FILE name.
 
-    query_id: str
-    doc_id: str
-    rank: int | None
-    score: float
+    Raises:
+        UserError: a file is missing, a name is no folder's name, or two sources would have the same
+            one.
+    """
+    runs: list[RunFile] = []
+    for entry in given:
+        name, equals, path = entry.partition("=")
+        if not equals or Path(entry).exists() or not re.match(NAME, name):
+            name, path = re.sub(PACKED_OR_KIND, "", Path(entry).name), entry
+        if not re.match(NAME, name):
+            raise UserError(
+                f'{entry}: "{name}" cannot name a source; give it another name with NAME={path}'
+            )
+        if name in (run.name for run in runs):
+            raise UserError(
+                f'{entry}: there are two run files with the name "{name}"; give one another name'
+                f" with NAME={path}"
+            )
+        file = find_input(path)
+        form = "table" if is_tabular(file.parts()[0]) else "trec"
+        runs.append(RunFile(name, path, file, form, partial(read_hits, file)))
+    return runs
 
 
 def read_hits(file: Input) -> Iterator[Hit | Reject]:
@@ -43,8 +65,10 @@ def is_tabular(file: Input) -> bool:
     """Say whether a run has named columns. A .tsv has them unless it begins as TREC's runs do."""
     if not isinstance(file.where, Path) or file.kind in TABULAR:
         return True
+    if file.kind != ".tsv":
+        return False
     first = next((line for _, line in lines(file) if line), "")
-    return file.kind == ".tsv" and isinstance(_tried(first), Reject)
+    return isinstance(_tried(first), Reject)
 
 
 def _six_fields(file: Input) -> Iterator[Hit | Reject]:

@@ -2,10 +2,10 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -14,11 +14,8 @@ import pyarrow as pa
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest.inputs import Input, find_input
-from miner.ingest.rows import Reject
-from miner.ingest.run_files import is_tabular, read_hits
+from miner.ingest.rows import Reject, RunFile
 from miner.ingest.staging import DATABASE, create, insert, open_database
-from miner.options import NAME
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.tables import CANDIDATES, DOUBLE, TEXT, conform
@@ -47,40 +44,6 @@ FROM (SELECT * FROM lines WHERE shard = {shard} AND row >= 0 QUALIFY row_number(
     (PARTITION BY query_id, row ORDER BY rank, if(rank IS NULL, -score, 0), seq) = 1)
 ORDER BY query_id, rank, row
 """
-PACKED_OR_KIND = r"(\.(gz|zst|bz2|zip|trec|txt|run|parquet|arrow|jsonl|ndjson|json|csv|tsv))+$"
-
-
-class RunFile(NamedTuple):
-    """A run file and the name of the source it becomes."""
-
-    name: str
-    given: str
-    file: Input
-
-
-def find_runs(given: Sequence[str]) -> list[RunFile]:
-    """Return the run files that FILE or NAME=FILE name.
-
-    Raises:
-        UserError: a file is missing, a name is no folder's name, or two sources would have the same
-            one.
-    """
-    runs: list[RunFile] = []
-    for entry in given:
-        name, equals, path = entry.partition("=")
-        if not equals or Path(entry).exists() or not re.match(NAME, name):
-            name, path = re.sub(PACKED_OR_KIND, "", Path(entry).name), entry
-        if not re.match(NAME, name):
-            raise UserError(
-                f'{entry}: "{name}" cannot name a source; give it another name with NAME={path}'
-            )
-        if name in (run.name for run in runs):
-            raise UserError(
-                f'{entry}: there are two run files with the name "{name}"; give one another name'
-                f" with NAME={path}"
-            )
-        runs.append(RunFile(name, path, find_input(path)))
-    return runs
 
 
 def ingest_run(run: Run, source: RunFile, made_by: str, how: How) -> Manifest:
@@ -93,8 +56,7 @@ def ingest_run(run: Run, source: RunFile, made_by: str, how: How) -> Manifest:
     """
     folder = f"{run.SOURCES}/{source.name}"
     inputs = {run.TABLES: run.tables().fingerprint, source.given: source.file.fingerprint()}
-    form = "table" if is_tabular(source.file.parts()[0]) else "trec"
-    options = {"file": source.given, "format": form}
+    options = {"file": source.given, "format": source.form}
     stage = Stage(folder, CANDIDATES.name, options, inputs, made_by=made_by)
     staging = run.path / folder / "_staging"
 
@@ -131,7 +93,7 @@ def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
                 pa.table({"query_id": query_ids, "shard": pa.repeat(int(key), len(query_ids))}),
             )
         corpus = Corpus(run)
-        for held in _batches(source.file, connection):
+        for held in _batches(source, connection):
             numbers, query_ids, doc_ids, ranks, scores = map(list, zip(*held, strict=True))
             query_ids = [_meant(query_id, known) for query_id in query_ids]
             rows = pa.table(
@@ -178,14 +140,14 @@ def _other_form(name: str) -> str:
 
 
 def _batches(
-    file: Input, connection: duckdb.DuckDBPyConnection
+    source: RunFile, connection: duckdb.DuckDBPyConnection
 ) -> Iterator[list[tuple[int, str, str, int | None, float]]]:
     """Yield batches of (number, query_id, doc_id, rank, score); count the lines that are no such
     thing.
     """
     held: list[tuple[int, str, str, int | None, float]] = []
     bad: dict[str, int] = {}
-    for number, hit in enumerate(read_hits(file)):
+    for number, hit in enumerate(source.hits()):
         if isinstance(hit, Reject):
             bad[str(hit)] = bad.get(str(hit), 0) + 1
         else:
