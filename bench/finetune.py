@@ -20,7 +20,7 @@ from train_reranker import CACHE
 
 RESULT = Path(__file__).parent / "results" / "finetune.json"
 DATA = MEDQUAD.parent
-NEGATIVES, LENGTH, BATCH, RATE, EPOCHS = 3, 128, 32, 2e-5, 1
+NEGATIVES, LENGTH, BATCH, RATE, EPOCHS = 3, 96, 32, 2e-5, 1
 TEST_QUERIES, DOCUMENTS = 1000, 5000  # at most, of what is tested on: MedQuAD's is a sample
 ARMS = ("random", "mine_hard_negatives", "recommended")
 
@@ -86,9 +86,9 @@ def write_sets(beir: Path, home: Path, files: dict[str, Path]) -> str:
     from miner.ingest.ingest import ingest
     from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
     from miner.search.dense import MineDense, mine_dense
+    from miner.search.dense_index import IndexDense, index_dense
     from miner.search.random_documents import MineRandom, mine_random
     from miner.search.tokens import IndexBm25
-    from miner.search.vectors import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
@@ -206,6 +206,7 @@ def train(model: Any, columns: dict[str, list[str]], seed: int) -> None:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            bf16=True,
             use_cpu=True,
             seed=seed,
         )
