@@ -11,6 +11,7 @@ from miner.errors import UserError
 from miner.ingest.crops import IngestCrops
 from miner.ingest.ingest import ingest
 from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
+from miner.search.random_documents import MineRandom, mine_random
 from miner.search.tokens import IndexBm25
 from miner.store import Run
 from scoring.export import export
@@ -39,27 +40,27 @@ def corpus(tmp_path, documents=30, words=400):
     return str(file)
 
 
-def texts(run):
+def told(run):
     queries = [row for key in run.query_shards() for row in run.read(run.QUERIES, key).to_pylist()]
     positives = [
         row for key in run.query_shards() for row in run.read(run.POSITIVES, key).to_pylist()
     ]
-    documents = Corpus(run)
+    found = Corpus(run)
     of = {row["query_id"]: row["doc_id"] for row in positives}
-    rows = documents.rows([of[row["query_id"]] for row in queries])
+    rows = found.rows([of[row["query_id"]] for row in queries])
     return [
         (of[row["query_id"]], row["text"], text)
-        for row, text in zip(queries, documents.texts(rows), strict=True)
+        for row, text in zip(queries, found.texts(rows), strict=True)
     ]
 
 
 def test_query_and_document_are_two_spans_of_one_document(tmp_path):
     run = Run(tmp_path / "run")
-    made = ingest(run, IngestCrops(corpus=corpus(tmp_path), k=2), HOW)
+    made = ingest(run, IngestCrops(corpus=corpus(tmp_path), k=2), HOW)[0]
     assert made.rows["documents"] == 32 and made.rows["queries"] == 62
     assert made.drops["too_short"] == 1
     lengths, spans = [], []
-    for doc_id, query, document in texts(run):
+    for doc_id, query, document in told(run):
         if doc_id == "han":
             assert set(query) <= set("漢字仮名") and 4 <= len(query) <= 40
             continue
@@ -79,7 +80,7 @@ def test_query_and_document_are_two_spans_of_one_document(tmp_path):
 def test_whole_documents_stay_as_they_are(tmp_path):
     run = Run(tmp_path / "run")
     ingest(run, IngestCrops(corpus=corpus(tmp_path), whole=True, delete=0.0), HOW)
-    found = {doc_id: (query, document) for doc_id, query, document in texts(run)}
+    found = {doc_id: (query, document) for doc_id, query, document in told(run)}
     query, document = found["d03"]
     assert query in document and len(document.split()) == 401
 
@@ -87,14 +88,14 @@ def test_whole_documents_stay_as_they_are(tmp_path):
 def test_a_sample_has_queries_and_all_documents_stay(tmp_path):
     run = Run(tmp_path / "run")
     options = IngestCrops(corpus=corpus(tmp_path), sample=5, seed=1)
-    made = ingest(run, options, HOW)
+    made = ingest(run, options, HOW)[0]
     assert made.rows["documents"] == 32 and made.rows["queries"] <= 5
     again = Run(tmp_path / "again")
     ingest(again, options, HOW)
-    assert texts(run) == texts(again)
+    assert told(run) == told(again)
     other = Run(tmp_path / "other")
     ingest(other, options.model_copy(update={"seed": 2}), HOW)
-    assert texts(run) != texts(other)
+    assert told(run) != told(other)
 
 
 def test_bare_text_goes_through_the_whole_flow(tmp_path):
@@ -102,6 +103,7 @@ def test_bare_text_goes_through_the_whole_flow(tmp_path):
     ingest(run, IngestCrops(corpus=corpus(tmp_path, words=60), delete=0.0), HOW)
     index_bm25(run, IndexBm25(), HOW)
     mine_bm25(run, MineBm25(k=5, variant="plus"), HOW)
+    mine_random(run, MineRandom(k=5), HOW)
     select(run, Select(name="s", sources=("bm25", "random"), negatives=3), HOW)
     made = export(run, Export(name="s", format="n-tuple", negatives=3), HOW)
     assert made.rows["rows"] >= 28

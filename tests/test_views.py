@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from toy import HOW, toy_run
 
+from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.ingest import ingest
@@ -99,7 +100,7 @@ def test_the_last_of_two_texts_wins_whatever_the_order_of_the_file(tmp_path):
 CODE = {
     "area": "def area(r):\n    # of a circle\n    return math.pi * r ** 2",
     "size": "def size(x):\n    return util.tau * x ** 2",
-    "swap": "def swap(a, b):\n    return b, a",
+    "swap": "class Queue:\n    while items and not done:\n        yield from [pop(), None]",
 }
 
 
@@ -121,20 +122,23 @@ def code_run(tmp_path):
     return run
 
 
-def test_renamed_copies_of_code_are_duplicates(tmp_path):
+@pytest.mark.parametrize(("code", "dropped"), [(None, set()), ("python", {"size"})])
+def test_renamed_copies_of_code_are_duplicates(tmp_path, code, dropped):
     run = code_run(tmp_path)
-    for code, dropped in ((None, {"area"}), ("python", {"area", "size"})):
-        judge_duplicates(run, JudgeDuplicates(code=code), How(force=True))
-        rows = run.read("4_judgments/duplicates", "00000").to_pylist()
-        assert {row["doc_id"] for row in rows if row["verdict"] == "drop"} >= dropped
-        assert not {"swap"} & {row["doc_id"] for row in rows if row["verdict"] == "drop"}
-        if code is None:
-            assert "size" not in {row["doc_id"] for row in rows if row["verdict"] == "drop"}
+    judge_duplicates(run, JudgeDuplicates(code=code), HOW)
+    rows = run.read("4_judgments/duplicates", "00000").to_pylist()
+    gone = {row["text"]: row["doc_id"] for row in rows_of(run)}
+    found = {row["doc_id"] for row in rows if row["reason"] in ("same_text", "near_duplicate")}
+    assert found == {gone[CODE[name]] for name in dropped}
+
+
+def rows_of(run):
+    return Corpus(run).documents(np.arange(3)).to_pylist()
 
 
 def test_a_dense_index_of_a_view_is_not_taken_for_the_documents_own(tmp_path, monkeypatch):
     run = toy_run(tmp_path / "run", similarity=None)
-    options = IndexDense(name="about", view=described(tmp_path), dimensions=8, max_length=16)
+    options = IndexDense(name="about", view=described(tmp_path), max_length=16)
     index_dense(run, options, HOW)
     assert find_index(run, options) is None
     index_dense(run, options.model_copy(update={"name": "own", "view": None}), HOW)
@@ -154,6 +158,6 @@ def test_a_dense_index_of_a_view_is_not_taken_for_the_documents_own(tmp_path, mo
         expected = float(queries[asked.index(row["query_id"])] @ about[at])
         assert row["score"] == pytest.approx(expected, abs=1e-5)
     far = select(run, Select(name="far", sources=("bm25",), max_score={"facet": -1.0}), HOW)
-    assert far.rows["sets"] == 0 and far.drops["max_score:facet"] > 0
+    assert far.rows["sets"] == 0 and far.drops["max_score"] > 0
     with pytest.raises(UserError, match="name of another judge"):
         judge_view(run, JudgeView(name="similarity", index="about"), HOW)

@@ -79,7 +79,7 @@ def crop(span: Span, options: IngestCrops, *ids: str) -> str:
     return span.space.join(kept or words[:1])
 
 
-def words_of(text: str) -> Span:
+def span_of(text: str) -> Span:
     """Return the words of a text; of one that is written without spaces, its characters."""
     words = text.split()
     return Span(list(text), "") if len(text) > 4 * LEAST * max(1, len(words)) else Span(words, " ")
@@ -88,7 +88,7 @@ def words_of(text: str) -> Span:
 def _queries_of(options: IngestCrops, row: Row) -> Iterator[Row]:
     """Yield a document's queries and positives, or that it is too short to have any."""
     doc_id, text = row.values[0], full_text(row.values[1], row.values[-1])
-    if len((span := words_of(text)).words) < LEAST:
+    if len((span := span_of(text)).words) < LEAST:
         yield row._replace(table="rejects", values=("queries", "too_short", text))
         return
     for turn in range(options.k):
@@ -103,7 +103,7 @@ def _cropped(options: IngestCrops, row: Row) -> Row:
     if row.table != "documents":
         return row
     doc_id, title, kind, text = row.values
-    span = words_of(full_text(title, text))
+    span = span_of(full_text(title, text))
     if len(span.words) < LEAST:
         return row
     return row._replace(values=(doc_id, "", kind, crop(span, options, doc_id, "document")))
