@@ -39,7 +39,7 @@ def write_vectors_run(
 ) -> dict[str, Any]:
     """Write `folder`/run as if a dense index had been made, out of random unit vectors."""
     from miner.engine import How
-    from miner.search.vectors import IndexDense
+    from miner.search.dense_index import IndexDense
     from miner.stages import Shard, Stage, run_stage
     from miner.store import Run, shard_keys
 

@@ -36,6 +36,9 @@ FORMATS = {
     "captions": _format(
         "miner.ingest.pairs:IngestCaptions", "Captions: each is a query and its own positive."
     ),
+    "crops": _format(
+        "miner.ingest.crops:IngestCrops", "A corpus; spans of its documents are the queries."
+    ),
     "pseudo-queries": _format(
         "miner.llm.pseudo_queries:IngestPseudoQueries", "A corpus; a model writes its queries."
     ),
@@ -43,7 +46,7 @@ FORMATS = {
 }
 INDEXES = {
     "bm25": Part("miner.search.bm25:index_bm25", "Which words stand in which document."),
-    "dense": Part("miner.search.vectors:index_dense", "Vectors of all documents and queries."),
+    "dense": Part("miner.search.dense_index:index_dense", "Vectors of all documents and queries."),
 }
 SINGLE = {
     "tune": Part("scoring.tune:tune", "Search recipes for the highest coverage."),

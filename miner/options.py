@@ -11,6 +11,12 @@ from pydantic.fields import FieldInfo
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"  # of an index, a source, a set: it becomes a folder
 
 
+VIEW = (
+    "what documents are indexed by in place of their own text: a file with columns doc_id and text,"
+    " or code:LANGUAGE, their code with names masked by their kind [default: their own]"
+)
+
+
 class Options(BaseModel):
     """A frozen set of options; unknown names are refused."""
 

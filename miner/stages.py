@@ -328,9 +328,10 @@ def _count(folder: Path, table: str, keys: Sequence[str]) -> tuple[dict[str, int
     """
     rows, drops = Counter({table: 0}), Counter[str]()
     for file in sorted(folder.rglob("*.parquet")):
-        metadata = pq.read_metadata(file)
-        side = file.parent.relative_to(folder).as_posix().strip("_.")
+        metadata, name = pq.read_metadata(file), file.relative_to(folder)
+        side = name.parent.as_posix().strip("_.")
         rows[side or table] += metadata.num_rows
+        rows[table] += metadata.num_rows if side and name.with_suffix("").as_posix() in keys else 0
         drops.update(json.loads((metadata.metadata or {}).get(DROPS, b"{}")))
     for key in keys:
         file = folder / f"{key}.npy"
@@ -339,6 +340,8 @@ def _count(folder: Path, table: str, keys: Sequence[str]) -> tuple[dict[str, int
     for file in (folder / COUNTS).rglob("*.json"):
         counts = json.loads(file.read_bytes())
         rows[table] += counts["rows"]
+        if side := file.parent.relative_to(folder / COUNTS).name:
+            rows[side] += counts["rows"]
         drops.update(counts["drops"])
     return {name: count for name, count in rows.items() if count or name == table}, dict(
         sorted(drops.items())

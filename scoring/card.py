@@ -21,14 +21,19 @@ def write_card(run: Run, options: Export, made: Manifest, folder: Path) -> None:
         run: the run. options: of the export. made: the set's manifest. folder: of the export.
     """
     end = options.kind
-    parts = {"default": f"*.{end}"}
+    parts = {"default": {"train": f"*.{end}"}}
+    if options.dev:
+        parts = {"default": {split: f"{split}/*.{end}" for split in ("train", "dev")}}
     if options.format == "pylate":
-        parts = {"train": f"*.{end}", "queries": "_queries/*.parquet"}
-        parts["documents"] = "_documents/*.parquet"
+        parts = {"train": parts["default"], "queries": {"train": "_queries/*.parquet"}}
+        parts["documents"] = {"train": "_documents/*.parquet"}
     # JSON is YAML, and quotes what YAML would read as something else.
     configs = "".join(
-        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {json.dumps(path)}\n"
-        for name, path in parts.items()
+        f"- config_name: {name}\n  data_files:\n"
+        + "".join(
+            f"  - split: {split}\n    path: {json.dumps(path)}\n" for split, path in files.items()
+        )
+        for name, files in parts.items()
     )
     tags = json.dumps(["hard-negatives", "quarry", options.format])
     first = next(iter(parts))

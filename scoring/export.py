@@ -14,12 +14,15 @@ import pyarrow.compute as pc
 
 from miner.engine import How
 from miner.errors import UserError
-from miner.stages import Stage, run_stage
+from miner.stages import Content, Shard, Stage, run_stage
 from miner.store import PLAN, Manifest, Run
+from scoring.arrange import arranged_keys, arranged_table, read_drops, told_batches, write_order
 from scoring.card import write_card
-from scoring.export_groups import export_groups
+from scoring.export_groups import group_rows, group_texts, texts_beside
 from scoring.export_options import Export
-from scoring.export_rows import export_shard, ratings
+from scoring.export_rows import Job, Maker, flat_rows, flat_texts, ratings
+from scoring.export_tasks import need_labels, with_tasks
+from scoring.export_texts import json_lines_of
 from scoring.open_clip import write_tsv
 from scoring.sets import need_set
 from scoring.trainers import TRAINERS
@@ -38,50 +41,85 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     """
     made = need_set(run, options.name)
     _check(run, options, made)
-    negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
-    inputs = run.table_input() | {made.stage: made.fingerprint}
-    judge = None
-    trainer = TRAINERS.get(options.format)
-    scored = trainer.scored if trainer else "always" if options.format == "scored-list" else "never"
-    if scored != "never":
-        judge = _scored_by(run, made)
-        if judge is None and scored == "always":
-            raise UserError(
-                f"set {options.name!r} has no scores of negatives and positives, which"
-                f" {options.format} needs; run `quarry judge similarity`, then `quarry select"
-                f" {options.name} --force`"
-            )
-    if judge is not None:
-        inputs[run.judge_folder(judge)] = run.need(run.judge_folder(judge), "judge").fingerprint
+    judge = _judge_of(run, options, made)
+    inputs = _inputs_of(run, options, made, judge)
     stage = Stage(_export_folder(run, options), "rows", options.record(), inputs, made_by="export")
-    task, keys = partial(export_shard, run, options, negatives, judge), run.query_shards()
-    if trainer:
-        task = partial(export_groups, run, options, judge)
+    negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
+    job, folder = Job(run, options, negatives, judge), run.path / stage.folder
+    maker = Maker(group_rows, group_texts) if options.nests else Maker(flat_rows, flat_texts)
+    maker = with_tasks(maker, options)
+    keys = run.query_shards()
+    if options.arranged:
+        keys = arranged_keys(options, len(keys))
 
-    def then() -> dict[str, int]:
+    def prepare() -> partial[Shard]:
+        if options.arranged:
+            write_order(job, maker, folder)
+        return partial(_export_shard, job, maker, folder)
+
+    def then() -> dict[str, object]:
         if options.format == "open-clip":
-            write_tsv(run.path / stage.folder, keys)
+            write_tsv(folder, keys)
         if options.card or options.format == "pylate":
-            write_card(run, options, made, run.path / stage.folder)
-        facts = {"negatives": negatives} if options.format == "n-tuple" else {}
-        return facts | ({"promoted": made.rows["promoted"]} if options.promoted else {})
+            write_card(run, options, made, folder)
+        facts: dict[str, object] = {"negatives": negatives} if options.format == "n-tuple" else {}
+        facts |= {"promoted": made.rows["promoted"]} if options.promoted else {}
+        return facts | (told_batches(folder, options) if options.batch else {})
 
-    return run_stage(run, stage, lambda: task, keys, how, then)
+    return run_stage(run, stage, prepare, keys, how, then)
+
+
+def _export_shard(job: Job, maker: Maker, folder: Path, key: str) -> Shard:
+    """Return a shard of the export: of one query shard, or of an order of rows."""
+    files: dict[str, Content] = {}
+    if job.options.arranged:
+        table, drops = arranged_table(job, maker, folder, key), read_drops(folder, key)
+    else:
+        rows, drops = maker.rows(job, key)
+        table = maker.texts(job, key, rows)
+    if job.options.format == "pylate":
+        files = texts_beside(job.run, key, table)
+    files[key] = table if job.options.kind == "parquet" else json_lines_of(table)
+    return Shard(files, drops)
+
+
+def _inputs_of(run: Run, options: Export, made: Manifest, judge: str | None) -> dict[str, str]:
+    folders = [run.judge_folder(judge)] if judge is not None else []
+    duplicates = run.find(f"{run.JUDGES}/duplicates")
+    folders += [duplicates.stage] if options.arranged and duplicates else []
+    judges = {folder: run.need(folder, "judge").fingerprint for folder in folders}
+    return run.table_input() | {made.stage: made.fingerprint} | judges
+
+
+def _judge_of(run: Run, options: Export, made: Manifest) -> str | None:
+    """Return the judge whose scores are told, None if none are.
+
+    Raises:
+        UserError: scores must be told, and the set has none.
+    """
+    need = options.format == "scored-list" or options.scores
+    need |= options.weights in ("softmax", "score")
+    trainer = TRAINERS.get(options.format)
+    need |= trainer is not None and trainer.scored == "always"
+    if not need and (trainer is None or trainer.scored == "never"):
+        return None
+    judge = _scored_by(run, made)
+    if judge is None and need:
+        what: str = f"--weights {options.weights}" if options.weights else options.format
+        what = "--scores" if options.scores else what
+        raise UserError(
+            f"set {options.name!r} has no scores of negatives and positives, which {what} needs;"
+            f" run `quarry judge similarity`, then `quarry select {options.name} --force`"
+        )
+    return judge
 
 
 def _check(run: Run, options: Export, made: Manifest) -> None:
     """Refuse options that do not go together, or that the set has nothing for."""
     name, form = options.name, options.format
-    if options.negatives is not None and form != "n-tuple" and form not in TRAINERS:
-        raise UserError(
-            f"-n {options.negatives} is for n-tuple, but the format is {form}; leave it out, or"
-            " select a smaller set"
-        )
-    for flag, given in (("--prompt", options.prompt), ("--concreteness", options.concreteness)):
-        if given and (form in TRAINERS) != (flag == "--prompt"):
-            raise UserError(f"{flag} is not for {form}; leave it out, or take another format")
-    if options.ids and form in TRAINERS:
-        raise UserError(f"--ids is not for {form}, which has the ids that its trainer reads")
+    _check_format(options)
+    if options.task_labels:
+        need_labels(run)
     if not made.rows["sets"]:
         raise UserError(
             f"set {name!r} is empty: nothing to export; loosen its recipe and run `quarry select"
@@ -103,6 +141,36 @@ def _check(run: Run, options: Export, made: Manifest) -> None:
             f"set {name!r} has no made negative with a rating; leave --concreteness out, or mine"
             " with `quarry mine substitute`"
         )
+
+
+def _check_format(options: Export) -> None:
+    """Refuse options that another format is for."""
+    form, listed = options.format, ("triplet", "n-tuple", "labeled-pair", "labeled-list")
+    if options.negatives is not None and form != "n-tuple" and not options.nests:
+        raise UserError(
+            f"-n {options.negatives} is for n-tuple, but the format is {form}; leave it out, or"
+            " select a smaller set"
+        )
+    for_pairs = form in ("triplet", "n-tuple")
+    batched = for_pairs or form in ("open-clip", "flag-embedding", "tevatron", "swift-embedding")
+    checked = (
+        ("--prompt", options.prompt, options.nests),
+        ("--concreteness", options.concreteness, not options.nests),
+        ("--scores", options.scores, for_pairs),
+        ("--weights", options.weights, form in (*listed, "scored-list")),
+        ("--fill", options.fill != "drop", form == "n-tuple"),
+        ("--batch", options.batch, batched),
+        ("--dev", options.dev, form not in ("open-clip", "pylate")),
+        ("--task", options.task, form not in ("pylate", "preference")),
+        ("--task-labels", options.task_labels, form not in ("pylate", "preference")),
+    )
+    for flag, given, fits in checked:
+        if given and not fits:
+            raise UserError(f"{flag} is not for {form}; leave it out, or take another format")
+    if options.ids and options.nests:
+        raise UserError(f"--ids is not for {form}, which has the ids that its trainer reads")
+    if options.task is not None and options.task_labels:
+        raise UserError("--task and --task-labels are both given; leave one out")
 
 
 def _check_open_clip(run: Run, options: Export) -> None:

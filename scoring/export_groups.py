@@ -8,58 +8,57 @@ import duckdb
 import pyarrow as pa
 
 from miner.corpus import Documents
-from miner.stages import Content, Shard
 from miner.store import Run
-from scoring.export_options import Export
-from scoring.export_rows import HAS_BOTH, LISTED, PAIRS, json_lines_of, register_shard
+from scoring.export_rows import HAS_BOTH, LISTED, PAIRS, Job, register_shard
 from scoring.trainers import PROMPTS, SCORES, TRAINERS, Group, Passage
 
 AT_ONCE = 512  # queries whose texts are in memory
 GROUPS = f"""
     SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(label {LISTED}) AS labels,
         list(score::DOUBLE {LISTED}) AS scores
-    FROM ({PAIRS}) WHERE score IS NOT NULL OR NOT $scored {HAS_BOTH}
+    FROM (SELECT * FROM ({PAIRS}) QUALIFY label = 1 OR $most IS NULL OR
+        row_number() OVER (PARTITION BY query_id, label ORDER BY rank, doc_id) <= $most)
+    {HAS_BOTH}
 """
-DROPS = f"""
-    WITH groups AS ({GROUPS})
-    SELECT 'no_score', count(*) FROM ({PAIRS}) WHERE score IS NULL AND $scored
-    UNION ALL SELECT 'no_negatives', count(DISTINCT query_id) FROM positives
+DROPPED = """
+    SELECT 'no_negatives', count(DISTINCT query_id) FROM all_positives
         WHERE query_id NOT IN (SELECT query_id FROM groups)
 """
 
 
-def export_groups(run: Run, options: Export, judge: str | None, key: str) -> Shard:
-    """Return the rows of one shard, in the shape of the trainer; with a judge, passages without a
-    score are left out.
+def group_rows(job: Job, key: str) -> tuple[pa.Table, dict[str, int]]:
+    """Return the groups of one shard by ids, and what is left out; with a judge, passages without
+    a score are.
     """
-    trainer, scored = TRAINERS[options.format], {"scored": judge is not None}
     with duckdb.connect(config={"threads": 1}) as database:
-        register_shard(database, run, options, judge, key)
-        found = database.sql(GROUPS, params=scored).to_arrow_table()
-        counted = database.sql(DROPS, params=scored).fetchall()
-    rows = chain.from_iterable(
-        trainer.rows(group, options.prompt) for group in _passages_of(run, options, key, found)
+        drops = register_shard(database, job, key)
+        found = database.sql(GROUPS, params={"most": job.options.negatives}).to_arrow_table()
+        database.register("groups", found)
+        drops |= dict(database.sql(DROPPED).fetchall())
+    return found, {reason: count for reason, count in drops.items() if count}
+
+
+def group_texts(job: Job, key: str, found: pa.Table) -> pa.Table:
+    """Return groups as the trainer's rows; those of preference are several a group."""
+    options, trainer = job.options, TRAINERS[job.options.format]
+    rows: Iterator[dict[str, Any]] = chain.from_iterable(
+        trainer.rows(group, options.prompt) for group in _passages_of(job.run, key, found)
     )
     parts = [trainer.schema.empty_table()]
     while part := list(islice(rows, AT_ONCE)):
         parts.append(pa.Table.from_pylist(part, trainer.schema))
     table = pa.concat_tables(parts)
-    empty = SCORES * (judge is None)
+    empty = SCORES * (job.judge is None)
     if options.format == "flag-embedding" and options.prompt is None:
         empty += PROMPTS
-    table = table.drop_columns([name for name in empty if name in table.column_names])
-    files: dict[str, Content] = {}
-    if options.format == "pylate":
-        files = _texts_beside(run, key, table)
-    files[key] = table if options.kind == "parquet" else json_lines_of(table)
-    return Shard(files, {reason: count for reason, count in counted if count})
+    return table.drop_columns([name for name in empty if name in table.column_names])
 
 
-def _passages_of(run: Run, options: Export, key: str, found: pa.Table) -> Iterator[Group]:
+def _passages_of(run: Run, key: str, found: pa.Table) -> Iterator[Group]:
     """Yield the queries of a shard, each with its passages; the texts are read some at a time."""
     queries = run.read(run.QUERIES, key)
     asked = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
-    corpus, most = Documents(run, key), options.negatives
+    corpus = Documents(run, key)
     for batch in found.to_batches(AT_ONCE):
         rows = batch.to_pylist()
         doc_ids = sorted({doc_id for row in rows for doc_id in row["doc_ids"]})
@@ -76,10 +75,10 @@ def _passages_of(run: Run, options: Export, key: str, found: pa.Table) -> Iterat
                 [passage for label, passage in passages if label == kind] for kind in (1, 0)
             )
             query_id = row["query_id"]
-            yield Group(query_id, asked[query_id], positives, negatives[:most])
+            yield Group(query_id, asked[query_id], positives, negatives)
 
 
-def _texts_beside(run: Run, key: str, table: pa.Table) -> dict[str, Any]:
+def texts_beside(run: Run, key: str, table: pa.Table) -> dict[str, Any]:
     """Return the queries and the documents that a table of ids names."""
     corpus, queries = Documents(run, key), run.read(run.QUERIES, key)
     doc_ids = sorted({one for row in table["document_ids"].to_pylist() for one in row})

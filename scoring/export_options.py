@@ -55,6 +55,33 @@ class Export(Options):
         "a of margin = m0 + a (c - 1) / 4, in cosine: the most concrete word's surplus",
     )
     image_folder: Path | None = option(None, "open-clip: folder to put before each image's path")
+    scores: bool = option(
+        False, "triplet, n-tuple: add a label, the judge's scores of positive and negatives"
+    )
+    weights: Literal["set", "softmax", "score"] | None = option(
+        None, "add a weight of each negative: the set's own, its softmax share, or its score"
+    )
+    tau: float = option(0.05, "temperature of --weights softmax", gt=0)
+    fill: Literal["drop", "repeat", "resample"] = option(
+        "drop", "n-tuple: what becomes of positives with fewer negatives than -n"
+    )
+    batch: int | None = option(
+        None,
+        "mix the rows, so that no batch of so many, in this order, holds a text that is relevant"
+        " to another row's query",
+        ge=2,
+    )
+    dev: float | None = option(
+        None,
+        "share of queries that go into dev/, the rest into train/; no positive is in both",
+        gt=0,
+        lt=1,
+    )
+    task: str | None = option(None, "add a column task with this text")
+    task_labels: bool = option(
+        False, "add a column task, the class label of the positive; each batch holds one task"
+    )
+    seed: int = option(0, "seed of what is drawn: fill, batch, dev")
     card: bool = option(
         False,
         "write README.md, by which load_dataset(FOLDER) loads it as it is; pylate always has it",
@@ -62,6 +89,16 @@ class Export(Options):
     prompt: str | None = option(
         None, "flag-embedding: its prompt; swift: the system's; else put before each query"
     )
+
+    @property
+    def nests(self) -> bool:
+        """Return whether a row is a query with all its documents."""
+        return self.format in TRAINERS
+
+    @property
+    def arranged(self) -> bool:
+        """Return whether rows are put in an order of their own."""
+        return self.batch is not None or self.dev is not None
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""One shard of a set -> the rows that a trainer reads, with their texts.
+"""One shard of a set -> the rows that a trainer reads, by ids.
 
 Rows stand in order of query_id, the positive's doc_id, and the rank in the set. Columns:
 
@@ -16,89 +16,122 @@ With `promoted`, what the recipe promoted counts as a positive. With `concretene
 has its rating and margin: lists beside `labels`, beside `neg_caption`, and in n-tuple in the order
 of the negatives; null for a positive, and the rating also for a negative that is no made document.
 sentence-transformers reads both as texts: take one as the label, or drop them.
+
+With `scores`, triplet and n-tuple have a `label`, the judge's scores of the positive and of each
+negative, as MarginMSELoss and DistillKLDivLoss take them. With `weights`, each negative has one:
+`set`, that of the set's sampler; `softmax`, its share at tau among the query's negatives in the
+set; `score`, the judge's own (of an LLM, p(yes)). `fill` makes short rows of n-tuple whole.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable
 from posixpath import join
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from miner.corpus import Documents, made_documents
-from miner.errors import UserError
-from miner.stages import Shard
+from miner.corpus import made_documents
+from miner.seeds import generator
 from miner.store import Run
 from scoring.cement import cement_margins
 from scoring.export_options import Export
-from scoring.open_clip import RATED
+from scoring.export_texts import RATED, id_columns, offsets_of, one_array, with_texts
 
-SLICE = 512  # rows whose texts are fetched at once: an Arrow array of strings holds at most 2 GiB
 PAIRS = """
-    SELECT query_id, doc_id, 1::BIGINT AS label, 0 AS rank, score FROM positives
-    UNION ALL SELECT query_id, doc_id, 0::BIGINT AS label, rank, score FROM negatives
+    SELECT query_id, doc_id, 1::BIGINT AS label, 0 AS rank, score, 1::DOUBLE AS weight
+    FROM positives
+    UNION ALL SELECT query_id, doc_id, 0::BIGINT AS label, rank, score, weight FROM negatives
 """
 LISTED = "ORDER BY label DESC, rank, doc_id"
+BY_RANK = "ORDER BY n.rank, n.doc_id"
 HAS_BOTH = "GROUP BY query_id HAVING max(label) = 1 AND min(label) = 0 ORDER BY query_id"
 ROWS: dict[str, str] = {
     "triplet": """
-        SELECT query_id, p.doc_id AS positive_id, n.doc_id AS negative_id
+        SELECT query_id, p.doc_id AS positive_id, n.doc_id AS negative_id,
+            [p.score::DOUBLE, n.score::DOUBLE] AS label, n.weight AS weight
         FROM positives p JOIN negatives n USING (query_id)
             ORDER BY query_id, positive_id, n.rank, negative_id
     """,
-    "n-tuple": """
-        SELECT query_id, p.doc_id AS positive_id, list(n.doc_id
-            ORDER BY n.rank, n.doc_id)[:$negatives] AS negative_ids
+    "n-tuple": f"""
+        SELECT query_id, p.doc_id AS positive_id,
+            list(n.doc_id {BY_RANK})[:$negatives] AS negative_ids,
+            list_prepend(any_value(p.score)::DOUBLE, list(n.score::DOUBLE {BY_RANK})[:$negatives])
+                AS label,
+            list(n.weight {BY_RANK})[:$negatives] AS weights
         FROM positives p JOIN negatives n USING (query_id)
-        GROUP BY query_id, positive_id HAVING count(*) >= $negatives ORDER BY query_id, positive_id
+        GROUP BY query_id, positive_id HAVING count(*) >= $least ORDER BY query_id, positive_id
     """,
     "labeled-pair": (
-        f"SELECT query_id, doc_id, label FROM ({PAIRS}) ORDER BY query_id, label DESC, rank, doc_id"
+        f"SELECT query_id, doc_id, label, weight FROM ({PAIRS})"
+        " ORDER BY query_id, label DESC, rank, doc_id"
     ),
     "labeled-list": f"""
-        SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(label {LISTED}) AS labels
-            FROM ({PAIRS}) {HAS_BOTH}
+        SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(label {LISTED}) AS labels,
+            list(weight {LISTED}) AS weights
+        FROM ({PAIRS}) {HAS_BOTH}
     """,
     "scored-list": f"""
-        SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(score::DOUBLE {LISTED}) AS scores
-        FROM ({PAIRS}) WHERE score IS NOT NULL {HAS_BOTH}
+        SELECT query_id, list(doc_id {LISTED}) AS doc_ids, list(score::DOUBLE {LISTED}) AS scores,
+            list(weight {LISTED}) AS weights
+        FROM ({PAIRS}) {HAS_BOTH}
     """,
-    "open-clip": """
-        SELECT query_id, image AS filepath, list(n.doc_id ORDER BY n.rank, n.doc_id) AS negative_ids
+    "open-clip": f"""
+        SELECT query_id, image AS filepath, list(n.doc_id {BY_RANK}) AS negative_ids
         FROM images JOIN negatives n USING (query_id) GROUP BY query_id, image ORDER BY query_id
     """,
 }
+_NONE = "WHERE query_id NOT IN (SELECT query_id FROM negatives)"
+_NO_QUERY = f"""
+    SELECT 'no_negatives', count(DISTINCT query_id) FROM all_positives {_NONE}
+        OR query_id NOT IN (SELECT query_id FROM positives)
+"""
 # What a format leaves out. Units: positives in triplet and n-tuple, queries in the lists and
-# open-clip; no_score counts documents.
+# open-clip.
 DROPS: dict[str, str] = {
-    "triplet": (
-        "SELECT 'no_negatives', count(*) FROM positives WHERE query_id NOT IN (SELECT query_id FROM"
-        " negatives)"
-    ),
+    "triplet": f"SELECT 'no_negatives', count(*) FROM positives {_NONE}",
     "n-tuple": """
         SELECT 'too_few_negatives', count(*) FROM positives
         WHERE query_id NOT IN (SELECT query_id FROM negatives GROUP BY query_id
-            HAVING count(*) >= $negatives)
+            HAVING count(*) >= $least)
     """,
     "labeled-pair": "SELECT 'nothing', 0",
-    "labeled-list": (
-        "SELECT 'no_negatives', count(DISTINCT query_id) FROM positives WHERE query_id NOT IN"
-        " (SELECT query_id FROM negatives)"
-    ),
-    "scored-list": f"""
-        WITH scored AS (SELECT query_id FROM ({PAIRS}) WHERE score IS NOT NULL {HAS_BOTH})
-        SELECT 'no_score', count(*) FROM ({PAIRS}) WHERE score IS NULL
-        UNION ALL SELECT 'no_negatives', count(DISTINCT query_id) FROM positives
-            WHERE query_id NOT IN (FROM scored)
-    """,
-    "open-clip": """
+    "labeled-list": _NO_QUERY,
+    "scored-list": _NO_QUERY,
+    "open-clip": f"""
         SELECT 'no_image', count(*) FROM queries WHERE query_id NOT IN (SELECT query_id FROM images)
-        UNION ALL SELECT 'no_negatives', count(*) FROM images WHERE query_id NOT IN (SELECT query_id
-            FROM negatives)
+        UNION ALL SELECT 'no_negatives', count(*) FROM images {_NONE}
     """,
 }
+LISTS = ("label", "weights")  # of n-tuple, beside negative_ids
+
+
+class Job(NamedTuple):
+    """An export under way.
+
+    Attributes:
+        run, options: what, and how.
+        negatives: a row of n-tuple.
+        judge: whose scores are told; then documents without one are left out.
+    """
+
+    run: Run
+    options: Export
+    negatives: int
+    judge: str | None
+
+
+class Maker(NamedTuple):
+    """How a format's rows are made.
+
+    Attributes:
+        rows: of a shard by ids, in order, and what is left out.
+        texts: gives some of them their texts, a row for each.
+    """
+
+    rows: Callable[[Job, str], tuple[pa.Table, dict[str, int]]]
+    texts: Callable[[Job, str, pa.Table], pa.Table]
 
 
 def ratings(run: Run, key: str) -> pa.Table:
@@ -115,47 +148,105 @@ def ratings(run: Run, key: str) -> pa.Table:
     return table.filter(table["concreteness"].is_valid())
 
 
-def export_shard(run: Run, options: Export, negatives: int, judge: str | None, key: str) -> Shard:
-    """Return the rows of one shard, in the shape of the format."""
+def flat_rows(job: Job, key: str) -> tuple[pa.Table, dict[str, int]]:
+    """Return the rows of one shard by ids, in the shape of the format, and what is left out."""
+    options, run = job.options, job.run
+    counted = {}
+    if options.format == "n-tuple":
+        least = job.negatives if options.fill == "drop" else 1
+        counted = {"negatives": job.negatives, "least": least}
     with duckdb.connect(config={"threads": 1}) as database:
-        register_shard(database, run, options, judge, key)
+        drops = register_shard(database, job, key)
         if options.format == "open-clip":
             database.register("queries", run.read(run.QUERIES, key))
             database.register("images", _images(run, options, key))
-        counted = {"negatives": negatives} if options.format == "n-tuple" else {}
         rows = database.sql(ROWS[options.format], params=counted).to_arrow_table()
-        drops = {
-            reason: count
-            for reason, count in database.sql(DROPS[options.format], params=counted).fetchall()
-            if count
-        }
+        asked = {name: number for name, number in counted.items() if name == "least"}
+        drops |= dict(database.sql(DROPS[options.format], params=asked).fetchall())
+    if options.format == "n-tuple" and options.fill != "drop":
+        rows = _filled_up(rows, options, job.negatives)
     if options.concreteness:
         rows = _with_margins(rows, ratings(run, key), options)
-    table = _with_texts(run, key, rows, negatives)
-    if not options.ids and options.format != "open-clip":
-        table = table.drop_columns(_ids(rows))
-    return Shard({key: table if options.kind == "parquet" else json_lines_of(table)}, drops)
+    unasked = [] if options.weights else ["weight", "weights"]
+    unasked += ["label"] if options.format in ("triplet", "n-tuple") and not options.scores else []
+    rows = rows.drop_columns([name for name in unasked if name in rows.column_names])
+    return rows, {reason: count for reason, count in drops.items() if count}
 
 
-def register_shard(
-    database: duckdb.DuckDBPyConnection, run: Run, options: Export, judge: str | None, key: str
-) -> None:
-    """Let a database see the `negatives` and the `positives` of a shard."""
-    columns = ["query_id", "doc_id", "rank", "score"]
-    database.register("negatives", run.read(f"{run.SETS}/{options.name}", key).select(columns))
-    database.register("positives", _shard_positives(run, options, judge, key))
+def flat_texts(job: Job, key: str, rows: pa.Table) -> pa.Table:
+    """Return rows of a shard with their texts."""
+    table = with_texts(job.run, key, rows, job.negatives)
+    if job.options.ids or job.options.format == "open-clip":
+        return table
+    return table.drop_columns(id_columns(rows))
 
 
-def _shard_positives(run: Run, options: Export, judge: str | None, key: str) -> pa.Table:
+def register_shard(database: duckdb.DuckDBPyConnection, job: Job, key: str) -> dict[str, int]:
+    """Let a database see the `negatives` and the `positives` of a shard, and `all_positives`,
+    those without a score as well; return how many documents are left out because the judge did not
+    score them.
+    """
+    columns = ["query_id", "doc_id", "rank", "score", "weight"]
+    negatives = job.run.read(f"{job.run.SETS}/{job.options.name}", key).select(columns)
+    tables = {"negatives": negatives, "positives": _shard_positives(job, key)}
+    database.register("all_positives", tables["positives"])
+    without = 0
+    if job.judge is not None:
+        scored = {name: table.filter(table["score"].is_valid()) for name, table in tables.items()}
+        without = sum(map(len, tables.values())) - sum(map(len, scored.values()))
+        tables = scored
+    if job.options.weights in ("softmax", "score"):
+        place = columns.index("weight")
+        weight = _weights_of(tables["negatives"], job.options)
+        tables["negatives"] = tables["negatives"].set_column(place, "weight", weight)
+    for name, table in tables.items():
+        database.register(name, table)
+    return {"no_score": without}
+
+
+def _weights_of(negatives: pa.Table, options: Export) -> pa.Array:
+    """Return the weight of each negative by its score."""
+    score = negatives["score"].to_numpy().astype(np.float64)
+    if options.weights == "score":
+        return pa.array(score)
+    ids = one_array(negatives["query_id"]).dictionary_encode()
+    query = ids.indices.to_numpy()
+    top = np.full(len(ids.dictionary), -np.inf)
+    np.maximum.at(top, query, score)
+    share = np.exp((score - top[query]) / options.tau)
+    return pa.array(share / np.bincount(query, share)[query])
+
+
+def _filled_up(rows: pa.Table, options: Export, count: int) -> pa.Table:
+    """Give each row `count` negatives: its own once more from the first, or drawn of them."""
+    own = pc.list_value_length(one_array(rows["negative_ids"])).to_numpy(zero_copy_only=False)
+    place = np.arange(count)[None, :] % own[:, None]
+    if options.fill == "resample":
+        for row in np.flatnonzero(own < count).tolist():
+            ids = (rows[name][row].as_py() for name in ("query_id", "positive_id"))
+            draw = generator(options.seed, "fill", *ids)
+            place[row, own[row] :] = draw.integers(own[row], size=count - own[row])
+    for name in ("negative_ids", *LISTS):
+        lists = one_array(rows[name])
+        start = lists.offsets.to_numpy()[:-1, None]
+        at = start + place
+        if name == "label":  # the positive's comes first
+            at = np.concatenate([start, at + 1], axis=1)
+        ends = pa.array(np.arange(len(rows) + 1) * at.shape[1], pa.int32())
+        filled = pa.ListArray.from_arrays(ends, lists.values.take(pa.array(at.ravel())))
+        rows = rows.set_column(rows.column_names.index(name), name, filled)
+    return rows
+
+
+def _shard_positives(job: Job, key: str) -> pa.Table:
     """Return query_id, doc_id and score of a shard's positives, and promoted documents if they
     count as such.
 
     The score is null where no judge is asked for, or it did not say.
     """
-    folders = [
-        run.POSITIVES,
-        *([f"{run.SETS}/{options.name}/_promoted"] if options.promoted else []),
-    ]
+    run, judge = job.run, job.judge
+    folders = [run.POSITIVES]
+    folders += [f"{run.SETS}/{job.options.name}/_promoted"] if job.options.promoted else []
     positives = pa.concat_tables(
         run.read(folder, key).select(["query_id", "doc_id"]) for folder in folders
     )
@@ -183,9 +274,9 @@ def _with_margins(rows: pa.Table, rated: pa.Table, options: Export) -> pa.Table:
         for name in ("negative_id", "negative_ids", "doc_id", "doc_ids")
         if name in rows.column_names
     )
-    ids = _one_array(rows[name])
-    found = _one_array(rated["concreteness"]).take(
-        pc.index_in(_flat(ids), _one_array(rated["doc_id"]))
+    ids = one_array(rows[name])
+    found = one_array(rated["concreteness"]).take(
+        pc.index_in(_flat(ids), one_array(rated["doc_id"]))
     )
     # Ratings are kept in 32 bits: without rounding 4.87 would become 4.869999885559082.
     values = np.round(found.cast(pa.float64()).to_numpy(zero_copy_only=False), 4)
@@ -196,18 +287,18 @@ def _with_margins(rows: pa.Table, rated: pa.Table, options: Export) -> pa.Table:
             strict=True,
         )
     )
-    label = next((label for label in ("label", "labels") if label in rows.column_names), None)
+    label = {"doc_id": "label", "doc_ids": "labels"}.get(name)
     positive = (
         np.zeros(len(values), bool)
         if label is None
-        else _flat(_one_array(rows[label])).to_numpy() == 1
+        else _flat(one_array(rows[label])).to_numpy() == 1
     )
     for name, numbers in columns.items():
         column = pa.array(np.where(positive, np.nan, numbers), from_pandas=True)  # nan becomes null
         rows = rows.append_column(
             name,
             (
-                pa.ListArray.from_arrays(_offsets(ids), column)
+                pa.ListArray.from_arrays(offsets_of(ids), column)
                 if pa.types.is_list(ids.type)
                 else column
             ),
@@ -217,97 +308,3 @@ def _with_margins(rows: pa.Table, rated: pa.Table, options: Export) -> pa.Table:
 
 def _flat(column: pa.Array) -> pa.Array:
     return column.flatten() if pa.types.is_list(column.type) else column
-
-
-def _with_texts(run: Run, key: str, rows: pa.Table, negatives: int) -> pa.Table:
-    """Put the texts that ids stand for before the ids; each document is read once.
-
-    Raises:
-        UserError: a document is not in the corpus.
-    """
-    names = [
-        name
-        for name in ("positive_id", "negative_id", "negative_ids", "doc_id", "doc_ids")
-        if name in rows.column_names
-    ]
-    columns = [
-        rows[name] if name.endswith("_id") else pc.list_flatten(rows[name]) for name in names
-    ]
-    ids = pc.unique(
-        pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
-    )
-    corpus, queries = Documents(run, key), run.read(run.QUERIES, key)
-    places = corpus.rows(ids.to_pylist())
-    if (places < 0).any():
-        raise UserError(
-            f"document {ids[int((places < 0).argmax())].as_py()!r} is not in the corpus; make the"
-            " set anew from these tables"
-        )
-    documents = Texts(ids, pa.array(corpus.texts(places), pa.large_string()))
-    anchors = Texts(queries["query_id"], queries["text"])
-    slices = [
-        rows.slice(start, SLICE).combine_chunks() for start in range(0, max(len(rows), 1), SLICE)
-    ]
-    return pa.concat_tables(_fill(part, anchors, documents, negatives) for part in slices)
-
-
-class Texts:
-    """Texts by id."""
-
-    def __init__(self, ids: pa.Array | pa.ChunkedArray, texts: pa.Array | pa.ChunkedArray):
-        self.ids, self.texts = ids, texts
-
-    def of(self, ids: pa.Array) -> pa.Array:
-        """Return the text of each id, or a list of texts for each list of ids."""
-        if pa.types.is_list(ids.type):
-            return pa.ListArray.from_arrays(_offsets(ids), self.of(ids.flatten()))
-        return self.texts.take(pc.index_in(ids, self.ids)).cast(pa.string())
-
-
-def _offsets(lists: pa.ListArray) -> pa.Array:
-    return pa.array([0, *pc.cumulative_sum(pc.list_value_length(lists)).to_pylist()], pa.int32())
-
-
-def _fill(rows: pa.Table, anchors: Texts, documents: Texts, negatives: int) -> pa.Table:
-    queries, rest = (
-        anchors.of(_one_array(rows["query_id"])),
-        ("label", "labels", "scores", *RATED, *_ids(rows)),
-    )
-    images = "filepath" in rows.column_names
-    columns = {"filepath": rows["filepath"], "title": queries} if images else {"anchor": queries}
-    for name, text in {
-        "positive_id": "positive",
-        "negative_id": "negative",
-        "doc_id": "text",
-        "doc_ids": "texts",
-    }.items():
-        if name in rows.column_names:
-            columns[text] = documents.of(_one_array(rows[name]))
-    if images:
-        columns["neg_caption"] = documents.of(_one_array(rows["negative_ids"]))
-    elif "negative_ids" in rows.column_names:
-        for place in range(negatives):
-            columns[f"negative_{place + 1}"] = documents.of(
-                pc.list_element(_one_array(rows["negative_ids"]), place)
-            )
-    return pa.table(columns | {name: rows[name] for name in rest if name in rows.column_names})
-
-
-def _ids(rows: pa.Table) -> list[str]:
-    return [name for name in rows.column_names if name.endswith(("_id", "_ids"))]
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    chunks: Iterable[pa.Array] = column.chunks
-    return pa.concat_arrays([*chunks, pa.array([], column.type)])
-
-
-def json_lines_of(table: pa.Table) -> str:
-    """Return a table as JSON lines."""
-    # Three characters end a line for some readers and stand unescaped in JSON.
-    escapes = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
-    return "".join(
-        json.dumps(row, ensure_ascii=False).translate(escapes) + "\n"
-        for batch in table.to_batches()
-        for row in batch.to_pylist()
-    )

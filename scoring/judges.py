@@ -25,4 +25,7 @@ JUDGES = {
     "overlap": Part(
         "scoring.judge.overlap:judge_overlap", "The share of a query's words that a document has."
     ),
+    "view": Part(
+        "scoring.judge.view:judge_view", "Cosine by another dense index, such as of one facet."
+    ),
 }

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miner.files import atomic
+from scoring.export_texts import RATED
 
 FILE = "train.tsv"
 COLUMNS = ("filepath", "title", "neg_caption", "neg_image")
-RATED = ("concreteness", "margin")
 
 
 def write_tsv(folder: Path, keys: Sequence[str]) -> None:

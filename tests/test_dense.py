@@ -13,8 +13,9 @@ from miner.errors import UserError
 from miner.models.encoder import encoder_fingerprint, load_encoder
 from miner.models.hub import Encoder, locate
 from miner.search.dense import MineDense, merge, mine_dense
+from miner.search.dense_index import IndexDense, index_dense
 from miner.search.tokens import IndexBm25
-from miner.search.vectors import IndexDense, Vectors, find_index, index_dense
+from miner.search.vectors import Vectors, find_index
 from miner.tables import full_text
 
 NO_SOURCE = {"candidates": {}, "similarity": None}

@@ -210,7 +210,7 @@ def test_the_bound_never_passes_over_a_near_copy(tmp_path, near):
         tmp_path / "run",
         **(TOY | {"documents": {f"d{i:03d}": ("", text) for i, text in enumerate(texts)}}),
     )
-    digests = digest(Corpus(run), np.arange(len(texts)), 5, np.arange(0))
+    digests = digest(Corpus(run).texts, np.arange(len(texts)), 5, np.arange(0))
     sets = [np.unique(shingles(normalise(text), 5)) for text in texts]
     everything, passed_over = np.arange(len(texts)), 0
     for right in everything:
@@ -395,7 +395,7 @@ def test_the_bound_finds_what_is_contained_and_passes_over_nearly_all_else(tmp_p
             | {"documents": {f"d{i:03d}": ("", text) for i, text in enumerate(passages + pages)}}
         ),
     )
-    digests = digest(Corpus(run), np.arange(80), 5, np.arange(40))
+    digests = digest(Corpus(run).texts, np.arange(80), 5, np.arange(40))
     possible = np.array(
         [digests.may_contain(np.arange(40, 80), positive, 0.95) for positive in range(40)]
     )

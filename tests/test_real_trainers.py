@@ -12,8 +12,8 @@ from miner.ingest.ingest import ingest
 from miner.ingest.stdlib import IngestStdlib
 from miner.models.hub import default_encoder, locate
 from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
+from miner.search.dense_index import IndexDense, index_dense
 from miner.search.tokens import IndexBm25
-from miner.search.vectors import IndexDense, index_dense
 from miner.store import Run
 from scoring.export import export
 from scoring.export_options import Export
@@ -162,6 +162,13 @@ def test_tevatron_reads_its_groups(run, model):
         )
 
 
+def as_written(rows, batch_size, drop_last, **_):
+    """The batches of an export with --batch, as docs/exports.md has it."""
+    from torch.utils.data import BatchSampler, SequentialSampler
+
+    return BatchSampler(SequentialSampler(rows), batch_size, drop_last)
+
+
 @pytest.mark.parametrize(
     ("form", "options", "loss"),
     [
@@ -170,6 +177,10 @@ def test_tevatron_reads_its_groups(run, model):
         ("n-tuple", {"negatives": 3}, "CachedMultipleNegativesRankingLoss"),
         ("triplet", {}, "TripletLoss"),
         ("labeled-pair", {}, "ContrastiveLoss"),
+        ("n-tuple", {"negatives": 3, "batch": 8}, "MultipleNegativesRankingLoss"),
+        ("triplet", {"scores": True}, "MarginMSELoss"),
+        ("n-tuple", {"negatives": 3, "scores": True}, "MarginMSELoss"),
+        ("n-tuple", {"negatives": 3, "scores": True}, "DistillKLDivLoss"),
     ],
 )
 def test_sentence_transformers_train_an_encoder(run, model, tmp_path, form, options, loss):
@@ -184,11 +195,12 @@ def test_sentence_transformers_train_an_encoder(run, model, tmp_path, form, opti
     encoder = SentenceTransformer(model, device="cpu")
     encoder.max_seq_length = 64
     train = load_dataset(str(exported(run, form, **options)), split="train")
+    # else rows of one query would be each other's negatives
+    sampler = as_written if "batch" in options else "no_duplicates"
     trainer = SentenceTransformerTrainer(
         model=encoder,
-        # else rows of one query would be each other's negatives
         args=arguments(
-            SentenceTransformerTrainingArguments, tmp_path / "out", batch_sampler="no_duplicates"
+            SentenceTransformerTrainingArguments, tmp_path / "out", batch_sampler=sampler
         ),
         train_dataset=train,
         eval_dataset=train,

@@ -11,8 +11,8 @@ from miner.ingest.ingest import ingest
 from miner.models.hub import default_encoder
 from miner.search.bm25 import MineBm25, index_bm25, mine_bm25
 from miner.search.dense import MineDense, mine_dense
+from miner.search.dense_index import IndexDense, index_dense
 from miner.search.tokens import IndexBm25
-from miner.search.vectors import IndexDense, index_dense
 from miner.store import Run
 from scoring.judge.duplicates import JudgeDuplicates, judge_duplicates
 from scoring.judge.similarity import JudgeSimilarity, judge_similarity

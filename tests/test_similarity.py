@@ -8,8 +8,8 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.models.encoder import load_encoder
 from miner.models.hub import Encoder
+from miner.search.dense_index import IndexDense, index_dense
 from miner.search.random_documents import MineRandom, draw, mine_random
-from miner.search.vectors import IndexDense, index_dense
 from scoring.judge.similarity import JudgeSimilarity, judge_similarity
 
 

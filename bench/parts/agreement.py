@@ -154,7 +154,7 @@ def quarry(folder: str, name: str, split: str, most_positives: int) -> dict[str,
     from miner.ingest.formats import IngestBeir
     from miner.ingest.ingest import ingest
     from miner.search.dense import MineDense, mine_dense
-    from miner.search.vectors import IndexDense, index_dense
+    from miner.search.dense_index import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
     from scoring.recipe import Select

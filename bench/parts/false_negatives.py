@@ -115,7 +115,7 @@ def index(folder: str) -> dict[str, Any]:
     from miner.engine import How
     from miner.ingest.ingest import ingest
     from miner.ingest.trec import IngestTrec
-    from miner.search.vectors import IndexDense, index_dense
+    from miner.search.dense_index import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
 

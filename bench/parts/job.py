@@ -95,7 +95,7 @@ def quarry(folder: str, dtype: str, max_length: int | None) -> dict[str, Any]:
     start = time.perf_counter()
     from miner.engine import How
     from miner.search.dense import MineDense, mine_dense
-    from miner.search.vectors import IndexDense, index_dense
+    from miner.search.dense_index import IndexDense, index_dense
     from miner.store import Run
     from scoring.judge.similarity import JudgeSimilarity, judge_similarity
     from scoring.recipe import Select

@@ -2,11 +2,11 @@
 answer, and the positives that follow.
 """
 
-import heapq
 from collections.abc import Iterator
 from itertools import chain, count, islice
 
-from miner.files import file_fingerprint, fingerprint
+from miner.files import file_fingerprint
+from miner.ingest.crops import drawn_documents
 from miner.ingest.pairs import CorpusColumns, corpus_rows
 from miner.ingest.rows import Reading, Row, hash_id
 from miner.llm.client import Client
@@ -67,7 +67,7 @@ def _queries(client: Client, options: IngestPseudoQueries, rows: Iterator[Row]) 
     that failed for good.
     """
     prompt, numbers = load_prompt(options.prompt), count(1)
-    drawn = _drawn(options, rows)
+    drawn = drawn_documents(options.sample, options.seed, rows)
     while block := list(islice(drawn, BLOCK)):
         tasks = [
             Task(
@@ -94,25 +94,3 @@ def _queries(client: Client, options: IngestPseudoQueries, rows: Iterator[Row]) 
         }
         for reason, text in last.values():
             yield Row("rejects", "generated", next(numbers), ("queries", reason, text))
-
-
-def _drawn(options: IngestPseudoQueries, rows: Iterator[Row]) -> Iterator[Row]:
-    """Yield the documents that get queries: all, each id once, or `sample` of them, drawn by
-    seed and id.
-    """
-    found = _distinct(rows)
-    if options.sample is None:
-        return found
-    return iter(
-        heapq.nsmallest(
-            options.sample, found, key=lambda row: fingerprint([options.seed, row.values[0]])
-        )
-    )
-
-
-def _distinct(rows: Iterator[Row]) -> Iterator[Row]:
-    seen = set[str]()
-    for row in rows:
-        if row.table == "documents" and row.values[0] not in seen:
-            seen.add(row.values[0])
-            yield row

@@ -20,13 +20,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from miner.corpus import Corpus, texts_of
+from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.files import write_array
@@ -39,6 +40,7 @@ from miner.search.tokens import IndexBm25, tokenize, tokenizer
 from miner.search.topk import best, in_order, in_threads
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
+from miner.views import shard_texts, view_input, write_view
 
 
 class MineBm25(Options):
@@ -75,16 +77,17 @@ def index_bm25(run: Run, options: IndexBm25, how: How) -> Manifest:
         f"{run.INDEXES}/{options.name}",
         "documents",
         options.record(),
-        run.table_input(),
+        run.table_input() | view_input(options.view),
         made_by="index bm25",
     )
+    folder = run.path / stage.folder
+
+    def prepare() -> partial[Shard]:
+        write_view(options.view, folder)
+        return partial(_index_shard, run, options, folder)
+
     return run_stage(
-        run,
-        stage,
-        lambda: partial(_index_shard, run, options),
-        Corpus(run).keys,
-        how,
-        partial(_count_corpus, run, options),
+        run, stage, prepare, Corpus(run).keys, how, partial(_count_corpus, run, options)
     )
 
 
@@ -130,9 +133,9 @@ def _lost_to_idf(run: Run, options: MineBm25) -> dict[str, Any]:
     }
 
 
-def _index_shard(run: Run, options: IndexBm25, key: str) -> Shard:
-    documents = Corpus(run).shard(key)
-    tokens = tokenize(texts_of(documents), options)
+def _index_shard(run: Run, options: IndexBm25, folder: Path, key: str) -> Shard:
+    documents = shard_texts(run, options.view, folder, key)
+    tokens = tokenize(documents, options)
     hashes = hashes_of(tokens.terms)
     order = np.argsort(hashes)
     place = np.empty(len(order), np.int32)
@@ -283,8 +286,11 @@ class RankBm25:
         corpus, variant = Corpus(run), VARIANTS[options.variant]
         index = run.need_index(options.index or options.name, "bm25")
         self.tokenize = tokenizer(IndexBm25(**index.options))
+        view, folder = index.options["view"], run.path / index.stage
         tokens = [
-            self.tokenize(text) for key in corpus.keys for text in texts_of(corpus.shard(key))
+            self.tokenize(text)
+            for key in corpus.keys
+            for text in shard_texts(run, view, folder, key)
         ]
         last = {"delta": variant.delta if options.delta is None else options.delta}
         if options.variant == "okapi":

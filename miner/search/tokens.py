@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from miner.errors import UserError
-from miner.options import NAME, Options, option
+from miner.options import NAME, VIEW, Options, option
 
 WORDS = "words"  # the pattern that Arrow cuts by
 NOT_A_WORD = r"[^\p{L}\p{M}\p{N}_]+"
@@ -53,6 +53,7 @@ class IndexBm25(Options):
     )
     stop_words: Literal["none", "english"] = option("none", "words to leave out")
     stemmer: Literal["none", "english"] = option("none", "Snowball stemmer")
+    view: str | None = option(None, VIEW)
 
 
 class Tokens(NamedTuple):

@@ -1,58 +1,18 @@
-"""documents, queries -> vectors: a dense index, and what reads it.
+"""What reads a dense index.
 
 An index is a folder of memory-mapped arrays of unit vectors, one a shard: `documents/00000.npy`,
 `queries/00000.npy`.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from miner.corpus import Corpus, texts_of
-from miner.engine import How
-from miner.models.encoder import encoder_facts, encoder_fingerprint, load_encoder
-from miner.models.hub import Encoder, gpu_count
-from miner.options import NAME, option
+from miner.corpus import Corpus
+from miner.models.encoder import encoder_fingerprint, load_encoder
+from miner.models.hub import Encoder
 from miner.search.rounding import Block
-from miner.stages import Shard, Stage, run_stage
-from miner.store import Manifest, Run
-
-
-class IndexDense(Encoder):
-    """Dense index: the vectors of all documents and queries."""
-
-    name: str = option("dense", "name of the index, for more than one", pattern=NAME)
-
-
-def index_dense(run: Run, options: IndexDense, how: How) -> Manifest:
-    """Encode all documents and queries, with a worker for each GPU: documents, queries ->
-    2_index/<name>.
-    """
-    stage = Stage(
-        f"{run.INDEXES}/{options.name}",
-        "documents",
-        options.record(),
-        run.table_input(),
-        model=encoder_fingerprint(options),
-        made_by="index dense",
-    )
-    keys = [f"documents/{key}" for key in Corpus(run).keys] + [
-        f"queries/{key}" for key in run.query_shards()
-    ]
-    facts = {"kind": "dense", **encoder_facts(options)}
-    how = replace(how, workers=max(how.workers, gpu_count(options)))
-    return run_stage(
-        run, stage, lambda: partial(_encode_shard, run, options), keys, how, lambda: facts
-    )
-
-
-def _encode_shard(run: Run, options: IndexDense, key: str) -> Shard:
-    encode = load_encoder(options)
-    table, _, shard = key.partition("/")
-    if table == "documents":
-        return Shard({key: encode(texts_of(Corpus(run).shard(shard)), "document")})
-    return Shard({key: encode(run.read(run.QUERIES, shard)["text"].to_pylist(), "query")})
+from miner.store import Run
 
 
 class Vectors:
@@ -107,11 +67,13 @@ def document_vectors(run: Run, index: str, documents: Corpus, rows: np.ndarray) 
 
 def find_index(run: Run, options: Encoder) -> str | None:
     """Return the name of a finished dense index of the tables as they are now, whose vectors are
-    those of this encoder, or None.
+    those of this encoder and of documents' own texts, or None.
     """
     model, tables = encoder_fingerprint(options), run.tables().fingerprint
     for name in run.names(run.INDEXES):
         index = run.find(f"{run.INDEXES}/{name}")
-        if index and index.model == model and index.inputs.get(run.TABLES) == tables:
+        if index is None or index.options.get("view"):
+            continue
+        if index.model == model and index.inputs.get(run.TABLES) == tables:
             return name
     return None

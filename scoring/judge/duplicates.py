@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.inputs import find_input
 from miner.normal import normalise, text_hash
 from miner.options import Options, option
 from miner.store import Manifest, Run
+from miner.views import masked
 from scoring.judge.judging import Asked, Judge, Judged, Judging, judgments
 from scoring.judge.links import linked, open_links, read_facts, write_links
 from scoring.judge.shingles import Digests, digest, likeness, shingles
@@ -42,6 +44,9 @@ class JudgeDuplicates(Options):
     )
     contain_shingles: int = option(
         50, "positives with fewer distinct shingles are not looked for in other texts", ge=1
+    )
+    code: str | None = option(
+        None, "documents are code of this language: names count by their kind, comments not at all"
     )
     links: Path | None = option(
         None,
@@ -83,6 +88,8 @@ def judge_duplicates(run: Run, options: JudgeDuplicates, how: How) -> Manifest:
             labels is not there, cannot be read or knows no document of the corpus.
     """
     run.tables()
+    if options.code:
+        masked("", options.code)  # no such language is said before anything is written
     files = {"links": options.links, "labels": options.labels}
     given = {name: find_input(file).fingerprint() for name, file in files.items() if file}
     judging = Judging(run, "duplicates", positives=False)
@@ -107,9 +114,8 @@ def _prepare_links(run: Run, options: JudgeDuplicates, folder: Path) -> Judge:
 def _find_copies(options: JudgeDuplicates, folder: Path, asked: Asked) -> Judged:
     shard, pairs = asked.shard, asked.pairs
     rows = np.unique(np.concatenate((pairs.row, shard.positives[1])))
-    digests = digest(
-        shard.documents, rows, options.shingle, np.searchsorted(rows, shard.positives[1])
-    )
+    read = partial(_read_texts, options, shard.documents)
+    digests = digest(read, rows, options.shingle, np.searchsorted(rows, shard.positives[1]))
     # a made text is a near-copy by intent: only a text that is equal is none
     retrieved = ~shard.documents.is_made(pairs.row)
     reason, compare = _by_hash(asked, options, digests, rows, retrieved)
@@ -128,6 +134,11 @@ def _find_copies(options: JudgeDuplicates, folder: Path, asked: Asked) -> Judged
     names = list(CODES)
     reasons = pa.array([names[code] for code in reason.tolist()], pa.string())
     return [judgments(pairs, "duplicates", score, verdict, reasons)], {}
+
+
+def _read_texts(options: JudgeDuplicates, documents: Corpus, rows: np.ndarray) -> list[str]:
+    texts = documents.texts(rows)
+    return [masked(text, options.code) for text in texts] if options.code else texts
 
 
 def _by_hash(
@@ -173,7 +184,9 @@ def _compare(
     for start in range(0, len(compare), CHUNK):
         chunk = compare[start : start + CHUNK]
         needed = np.unique(chunk[:, 1:])
-        texts = zip(needed.tolist(), asked.shard.documents.texts(rows[needed]), strict=True)
+        texts = zip(
+            needed.tolist(), _read_texts(options, asked.shard.documents, rows[needed]), strict=True
+        )
         sets = {
             place: np.unique(shingles(normalise(text), options.shingle)) for place, text in texts
         }

@@ -8,7 +8,7 @@ candidate has not set is one that it lacks: with y of the positive's n lacking i
 at most (n - y) / n of them. These bounds never pass over a copy, and leave almost no other pair.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numba
@@ -69,6 +69,9 @@ def likeness(document: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     common = len(np.intersect1d(document, positive, assume_unique=True))
     union = len(document) + len(positive) - common
     return common / union if union else 1.0, common / len(positive) if len(positive) else 1.0
+
+
+Reader = Callable[[np.ndarray], list[str]]  # rows of documents -> their texts
 
 
 @dataclass(frozen=True)
@@ -140,10 +143,8 @@ def _may_contain(
     return possible
 
 
-def digest(corpus: Corpus, rows: np.ndarray, size: int, positives: np.ndarray) -> Digests:
-    """Read the documents of rows, some at a time, and digest their texts; `positives` are places
-    in `rows`.
-    """
+def digest(read: Reader, rows: np.ndarray, size: int, positives: np.ndarray) -> Digests:
+    """Read the texts of rows, some at a time, and digest them; `positives` are places in `rows`."""
     text, count, bits = (
         np.zeros(len(rows), np.uint64),
         np.zeros(len(rows), np.int64),
@@ -151,7 +152,7 @@ def digest(corpus: Corpus, rows: np.ndarray, size: int, positives: np.ndarray) -
     )
     sets: dict[int, np.ndarray] = dict.fromkeys(positives.tolist(), bits[0])
     for start in range(0, len(rows), CHUNK):
-        for place, raw in enumerate(corpus.texts(rows[start : start + CHUNK]), start):
+        for place, raw in enumerate(read(rows[start : start + CHUNK]), start):
             normal = normalise(raw)
             hashes = shingles(normal, size)
             text[place], count[place] = text_hash(normal), len(hashes)
