@@ -2,7 +2,7 @@
 documents that it names in corpus/.
 
 As read by `load_datasets` and `TextQADataset` of NVIDIA-NeMo/Automodel,
-nemo_automodel/components/datasets/llm/retrieval_dataset.py, lines 46-64, 134-185 and 254-340 at
+nemo_automodel/components/datasets/llm/retrieval_dataset.py, lines 44-61, 139-182 and 252-331 at
 commit 012933fe2c316dd5e1e5fd7a39b8dc5efcb9966b. It opens train.json without naming an encoding, so
 it is ASCII; it takes no two folders of one corpus_id.
 """
