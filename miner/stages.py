@@ -45,6 +45,9 @@ HINTS = {
     "ingest trec": "the run file has no line for them that names a document of the corpus",
     "ingest pairs": "no negative of their own is given",
     "mine substitute": "no word of theirs could be replaced: see --route and --rating-band",
+    "mine in-document": "their positives have no other span that long: see --words",
+    "mine polarity": "no rule fits their text",
+    "mine gloss": "no other document explains their word, in its title or before a colon",
     "mine generate": "see what was left out, and the texts that failed in _failed",
 }
 Content: TypeAlias = "pa.Table | np.ndarray | str"
