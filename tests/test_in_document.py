@@ -1,6 +1,7 @@
 """Spans of a query's own positives."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_spans_are_whole_sentences_that_overlap_neither_the_answer_nor_each_othe
             held.setdefault(row["parent_id"], []).append((start, end))
         for spans in held.values():
             spans.sort()
-            assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+            assert all(a[1] <= b[0] for a, b in pairwise(spans))
             seen += len(spans)
     assert seen == made.rows["candidates"] >= 4
 
