@@ -43,6 +43,7 @@ HINTS = {
         " --bigrams of `quarry index bm25`, and --variant plus"
     ),
     "ingest trec": "the run file has no line for them that names a document of the corpus",
+    "ingest beir": "the run file has no line for them that names a document of the corpus",
     "ingest pairs": "no negative of their own is given",
     "mine substitute": "no word of theirs could be replaced: see --route and --rating-band",
     "mine in-document": "their positives have no other span that long: see --words",

@@ -18,6 +18,7 @@ from miner.stages import Content, Shard, Stage, run_stage
 from miner.store import PLAN, Manifest, Run
 from scoring.arrange import arranged_keys, arranged_table, read_drops, told_batches, write_order
 from scoring.card import write_card
+from scoring.export_folders import FOLDERS, check_ids, check_options, folder_inputs, shard_beside
 from scoring.export_groups import group_rows, group_texts, texts_beside
 from scoring.export_options import Export
 from scoring.export_rows import Job, Maker, flat_rows, flat_texts, ratings
@@ -47,6 +48,8 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
     job, folder = Job(run, options, negatives, judge), run.path / stage.folder
     maker = Maker(group_rows, group_texts) if options.nests else Maker(flat_rows, flat_texts)
+    if options.format in FOLDERS:
+        maker = FOLDERS[options.format].maker
     maker = with_tasks(maker, options)
     keys = run.query_shards()
     if options.arranged:
@@ -58,11 +61,13 @@ def export(run: Run, options: Export, how: How) -> Manifest:
         return partial(_export_shard, job, maker, folder)
 
     def then() -> dict[str, object]:
+        facts: dict[str, object] = {"negatives": negatives} if options.format == "n-tuple" else {}
         if options.format == "open-clip":
             write_tsv(folder, keys)
+        if options.format in FOLDERS:
+            facts |= FOLDERS[options.format].write(job, made, folder, keys)
         if options.card or options.format == "pylate":
             write_card(run, options, made, folder)
-        facts: dict[str, object] = {"negatives": negatives} if options.format == "n-tuple" else {}
         facts |= {"promoted": made.rows["promoted"]} if options.promoted else {}
         return facts | (told_batches(folder, options) if options.batch else {})
 
@@ -79,6 +84,9 @@ def _export_shard(job: Job, maker: Maker, folder: Path, key: str) -> Shard:
         table = maker.texts(job, key, rows)
     if job.options.format == "pylate":
         files = texts_beside(job.run, key, table)
+    if job.options.format in FOLDERS:
+        table, files, more = shard_beside(job, folder, key, table)
+        drops |= more
     files[key] = table if job.options.kind == "parquet" else json_lines_of(table)
     return Shard(files, drops)
 
@@ -88,7 +96,7 @@ def _inputs_of(run: Run, options: Export, made: Manifest, judge: str | None) -> 
     duplicates = run.find(f"{run.JUDGES}/duplicates")
     folders += [duplicates.stage] if options.arranged and duplicates else []
     judges = {folder: run.need(folder, "judge").fingerprint for folder in folders}
-    return run.table_input() | {made.stage: made.fingerprint} | judges
+    return run.table_input() | {made.stage: made.fingerprint} | judges | folder_inputs(run, options)
 
 
 def _judge_of(run: Run, options: Export, made: Manifest) -> str | None:
@@ -117,7 +125,10 @@ def _judge_of(run: Run, options: Export, made: Manifest) -> str | None:
 def _check(run: Run, options: Export, made: Manifest) -> None:
     """Refuse options that do not go together, or that the set has nothing for."""
     name, form = options.name, options.format
-    _check_format(options)
+    if form in FOLDERS:
+        check_options(options)
+    else:
+        _check_format(options)
     if options.task_labels:
         need_labels(run)
     if not made.rows["sets"]:
@@ -131,6 +142,8 @@ def _check(run: Run, options: Export, made: Manifest) -> None:
             " --promote JUDGE=SCORE"
         )
     _check_open_clip(run, options)
+    if form in FOLDERS:
+        check_ids(run, options, made)
     if options.concreteness and form == "scored-list":
         raise UserError(
             "--concreteness is not for scored-list, which does not tell positives from negatives;"
@@ -175,16 +188,17 @@ def _check_format(options: Export) -> None:
 
 def _check_open_clip(run: Run, options: Export) -> None:
     """Refuse what open-clip cannot have, and what only it can."""
-    if options.format != "open-clip":
+    if options.format not in ("open-clip", "webdataset"):
         if options.image_folder:
             raise UserError(
-                f"--image-folder is for open-clip, but the format is {options.format}; leave it out"
+                "--image-folder is for open-clip and webdataset, but the format is"
+                f" {options.format}; leave it out"
             )
         return
     if not run.tables().rows.get("images"):
         raise UserError(
-            f"{run.path} has no images, which open-clip needs; ingest captions with --image COLUMN,"
-            " in a new run folder"
+            f"{run.path} has no images, which {options.format} needs; ingest captions with --image"
+            " COLUMN, in a new run folder"
         )
     if options.promoted or options.kind != "parquet":
         extra = "--promoted" if options.promoted else f"--file-type {options.file_type}"

@@ -20,6 +20,10 @@ Format = Literal[
     "swift-embedding",
     "swift-reranker",
     "preference",
+    "beir",
+    "trec",
+    "nemo",
+    "webdataset",
 ]
 
 
@@ -35,7 +39,8 @@ class Export(Options):
     negatives: int | None = option(
         None,
         "negatives a row of n-tuple (positives with fewer are dropped and counted) [default: the"
-        " set's own -n, else 5]; of the trainers that nest, at most so many [default: all]",
+        " set's own -n, else 5]; of the trainers that nest, beir, trec and nemo, at most so many"
+        " [default: all]",
         short="-n",
         ge=1,
     )
@@ -54,7 +59,9 @@ class Export(Options):
         MARGIN_SLOPE,
         "a of margin = m0 + a (c - 1) / 4, in cosine: the most concrete word's surplus",
     )
-    image_folder: Path | None = option(None, "open-clip: folder to put before each image's path")
+    image_folder: Path | None = option(
+        None, "open-clip: folder to put before each image's path; webdataset: where they lie"
+    )
     scores: bool = option(
         False, "triplet, n-tuple: add a label, the judge's scores of positive and negatives"
     )
@@ -87,7 +94,9 @@ class Export(Options):
         "write README.md, by which load_dataset(FOLDER) loads it as it is; pylate always has it",
     )
     prompt: str | None = option(
-        None, "flag-embedding: its prompt; swift: the system's; else put before each query"
+        None,
+        "flag-embedding: its prompt; swift: the system's; nemo: query_instruction; else put before"
+        " each query",
     )
 
     @property

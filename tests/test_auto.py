@@ -4,7 +4,7 @@ import json
 import zipfile
 
 import pytest
-from ingested import make_beir, refuse, rows, write_jsonl, write_text
+from ingested import make_beir, refuse, rows, write_jsonl, write_records, write_text
 
 from miner.engine import How
 from miner.errors import UserError
@@ -54,6 +54,15 @@ def test_a_table_is_taken_for_what_it_is_and_read(tmp_path, monkeypatch, name):
     assert manifest.rows["queries"] == 1
     again, *_ = ingest_any(run, guess(path).kind(**guess(path).options), How())
     assert again.skipped  # the command that was named does the same
+
+
+def test_parquet_is_known_by_its_columns(tmp_path):
+    for kind, row in (
+        (IngestPairs, {"query": "a", "positive": "b"}),
+        (IngestCaptions, {"caption": "a dog"}),
+    ):
+        path = write_records(tmp_path / "table.parquet", [row])
+        assert guess(path).kind is kind
 
 
 def test_folders_and_zips(tmp_path):

@@ -630,7 +630,7 @@ def test_ratings_that_are_not_there_are_one_line(run, rated):
     with pytest.raises(UserError, match="--concreteness is not for scored-list"):
         export(rated, Export(name="s", format="scored-list", concreteness=True), HOW)
     with pytest.raises(
-        UserError, match="--image-folder is for open-clip, but the format is triplet"
+        UserError, match="--image-folder is for open-clip and webdataset, but the format is triplet"
     ):
         export(rated, Export(name="s", image_folder=Path("/x")), HOW)
 

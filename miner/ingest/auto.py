@@ -12,7 +12,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.formats import IngestBeir
 from miner.ingest.ingest import ingest
-from miner.ingest.inputs import Bad, Input, Records, find_input, lines
+from miner.ingest.inputs import ALL, Bad, Input, Records, find_input, lines
 from miner.ingest.packed import DAMAGED, zip_members
 from miner.ingest.pairs import IngestCaptions, IngestPairs
 from miner.ingest.readers import FLICKR, records
@@ -202,20 +202,6 @@ def _peek(file: Input) -> Iterator[dict[str, Any]]:
         yield from (row for _, row in found if not isinstance(row, Bad))
     except UserError:
         return
-
-
-class _All:
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-ALL = _All()  # every column
 
 
 def _first(file: Input) -> list[tuple[int, str | Bad]]:

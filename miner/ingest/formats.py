@@ -16,11 +16,11 @@ from miner.ingest.packed import zip_members
 from miner.ingest.readers import read_rows
 from miner.ingest.rows import (
     Build,
-    Ingest,
     Item,
     Reading,
     Reject,
     Row,
+    WithRuns,
     build_rows,
     filled,
     identifier,
@@ -36,7 +36,7 @@ PACKINGS = ("", ".gz", ".zst", ".bz2")
 GRADE = re.compile(r"\s*([+-]?\d{1,10})(?:\.0*)?\s*", re.ASCII)
 
 
-class IngestBeir(Ingest):
+class IngestBeir(WithRuns):
     """BEIR folder, or its zip file: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, packed or not."""
 
     folder: Path = option(..., "the BEIR folder, or the zip file that it comes in", argument=True)

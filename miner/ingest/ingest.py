@@ -22,8 +22,9 @@ from miner.errors import UserError
 from miner.files import Stopwatch, atomic, write_array, write_table
 from miner.ingest.own import own_negatives
 from miner.ingest.rows import LONGEST_RAW, Ingest, Reading
+from miner.ingest.run_files import find_runs
 from miner.ingest.staging import Staging, open_staging
-from miner.ingest.trec_runs import find_runs, ingest_run
+from miner.ingest.trec_runs import ingest_run
 from miner.normal import text_hashes
 from miner.stages import Stage, begin, finish
 from miner.store import PLAN, Manifest, Run, shard_keys
@@ -34,7 +35,7 @@ FOLDER, STAGING = Run.TABLES, "_staging"
 
 def ingest(run: Run, options: Ingest, how: How, said: str | None = None) -> list[Manifest]:
     """Corpus, queries, positives in any format -> the three tables of the run; the negatives that
-    queries came with, and TREC run files, become sources beside them.
+    queries came with, and run files, become sources beside them.
 
     Args:
         run: the run folder, locked by the caller.
@@ -58,7 +59,7 @@ def ingest(run: Run, options: Ingest, how: How, said: str | None = None) -> list
     stage = Stage(FOLDER, "documents", {"format": name, **record}, reading.inputs, made_by="ingest")
     manifest = begin(run, stage, how.force) or _make(run, stage, reading, options, how)
     own = [own_negatives(run, how)] if getattr(options, "negative", None) else []
-    return [manifest, *own, *(ingest_run(run, source, how) for source in runs)]
+    return [manifest, *own, *(ingest_run(run, source, f"ingest {name}", how) for source in runs)]
 
 
 def _make(run: Run, stage: Stage, reading: Reading, options: Ingest, how: How) -> Manifest:

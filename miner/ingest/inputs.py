@@ -161,6 +161,27 @@ class Input(NamedTuple):
         ]
 
 
+class _All:
+    """Every column."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+ALL = _All()
+
+
+def wanted(needs: Collection[str], also: Collection[str]) -> Collection[str]:
+    """Return the columns that are read: those needed and others, or ALL."""
+    return also if also is ALL else {*needs, *also}
+
+
 Records: TypeAlias = Iterator[tuple[int, dict[str, Any] | Bad]]
 
 
@@ -308,7 +329,8 @@ def data_set_rows(
         columns = rows.column_names or list(next(iter(rows), {}))
         check_columns(file, needs, columns)
         # an image that is not asked for is not decoded
-        rows = rows.select_columns([name for name in columns if name in {*needs, *also}])
+        read = wanted(needs, also)
+        rows = rows.select_columns([name for name in columns if name in read])
         yield from enumerate(rows, 1)
     except (OSError, ValueError, DatasetsError) as error:
         raise UserError(f"{file.name}: {one_line(error)}") from error

@@ -30,6 +30,7 @@ from miner.ingest.inputs import (
     lines,
     one_line,
     opened,
+    wanted,
 )
 from miner.ingest.rows import Build, Name, Row, build_rows
 
@@ -175,7 +176,7 @@ def _columnar(file: Input, needs: Mapping[str, str], also: Collection[str]) -> R
     if file.member is not None:
         raise UserError(f"{file.name}: {file.member} is packed; unpack it")
     try:
-        for batch in reads(file, needs, {*needs, *also}):
+        for batch in reads(file, needs, wanted(needs, also)):
             for row in batch.to_pylist():
                 line += 1
                 yield line, row
@@ -190,16 +191,16 @@ def _columnar(file: Input, needs: Mapping[str, str], also: Collection[str]) -> R
 
 
 def _parquet(
-    file: Input, needs: Mapping[str, str], wanted: Collection[str]
+    file: Input, needs: Mapping[str, str], read: Collection[str]
 ) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(file.path) as table:
         names = table.schema_arrow.names
         check_columns(file, needs, names)
-        yield from table.iter_batches(BATCH, columns=[name for name in names if name in wanted])
+        yield from table.iter_batches(BATCH, columns=[name for name in names if name in read])
 
 
 def _arrow(
-    file: Input, needs: Mapping[str, str], wanted: Collection[str]
+    file: Input, needs: Mapping[str, str], read: Collection[str]
 ) -> Iterator[pa.RecordBatch]:
     with pa.memory_map(str(file.path)) as source:
         if source.read(6) == b"ARROW1":
@@ -212,7 +213,7 @@ def _arrow(
             names, found = stream.schema.names, iter(stream)
         check_columns(file, needs, names)
         for batch in found:
-            part = batch.select([name for name in names if name in wanted])
+            part = batch.select([name for name in names if name in read])
             for start in range(0, len(part), BATCH):
                 yield part.slice(start, BATCH)
 

@@ -84,6 +84,43 @@ class Ingest(Options):
         return file._replace(encoding=self.encoding, quoting=self.quoting, notes=notes)
 
 
+class Hit(NamedTuple):
+    """A line of a run; without a rank, that of all lines follows from the scores."""
+
+    query_id: str
+    doc_id: str
+    rank: int | None
+    score: float
+
+
+class RunFile(NamedTuple):
+    """What another retriever found.
+
+    Attributes:
+        name: of the source that it becomes.
+        given: what the user named.
+        file: that it is.
+        form: "trec" or "table".
+        hits: reads it; a `Reject` is what is wrong with a line that is no hit.
+    """
+
+    name: str
+    given: str
+    file: Input
+    form: str
+    hits: "Callable[[], Iterator[Hit | Reject]]"
+
+
+class WithRuns(Ingest):
+    """What an ingest takes whose ids another retriever knows."""
+
+    run_file: tuple[str, ...] = option(
+        (),
+        "what another retriever found becomes a source: FILE or NAME=FILE, a TREC run, or Parquet,"
+        " jsonl, csv, tsv with query_id, doc_id, score; repeat for more",
+    )
+
+
 class Reject(Exception):
     """What is wrong with a row: the message is the reason that is counted."""
 

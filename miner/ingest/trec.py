@@ -16,9 +16,9 @@ from miner.ingest.formats import read_qrels
 from miner.ingest.inputs import Bad, Input, Records, lines
 from miner.ingest.readers import blocks, json_lines
 from miner.ingest.rows import (
-    Ingest,
     Item,
     Reading,
+    WithRuns,
     build_rows,
     filled,
     first_of,
@@ -54,7 +54,7 @@ TOPIC_TEXTS = (
 )
 
 
-class IngestTrec(Ingest):
+class IngestTrec(WithRuns):
     """TREC corpus, topics, qrels; run files become sources as they are."""
 
     corpus: Path = option(
@@ -62,9 +62,6 @@ class IngestTrec(Ingest):
     )
     topics: Path = option(..., "queries: tsv (id, text), jsonl or TREC <top> text; .gz may follow")
     qrels: Path = option(..., "qrels: four columns, or BEIR's three with a header")
-    run_file: tuple[str, ...] = option(
-        (), "a TREC run that becomes a source: FILE or NAME=FILE; repeat for more"
-    )
 
     def read(self, run: Run) -> Reading:
         """TREC corpus, topics and qrels -> rows."""

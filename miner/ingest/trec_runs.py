@@ -1,12 +1,11 @@
-"""TREC run files -> candidates, as they are."""
+"""Run files, TREC's or tables -> candidates, as they are."""
 
-import math
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,10 +14,8 @@ import pyarrow as pa
 from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
-from miner.ingest.inputs import Bad, Input, find_input, lines
-from miner.ingest.rows import LONGEST_ID, Reject
+from miner.ingest.rows import Reject, RunFile
 from miner.ingest.staging import DATABASE, create, insert, open_database
-from miner.options import NAME
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.tables import CANDIDATES, DOUBLE, TEXT, conform
@@ -39,64 +36,28 @@ INSERT INTO drops SELECT CASE WHEN shard IS NULL THEN 'unknown_query'
     ELSE 'unknown_document' END AS reason, count(*)
 FROM lines WHERE shard IS NULL OR row < 0 GROUP BY reason
 """
+# a rank that is not given follows from the score, ties by doc_id, which is the order of rows
 KEPT = """
-SELECT query_id, row, rank + greatest(0, 1 - (SELECT min(rank) FROM lines)) AS rank, score
-    FROM lines WHERE shard = {shard} AND row >= 0
-QUALIFY row_number() OVER (PARTITION BY query_id, row ORDER BY rank, seq) = 1
-    ORDER BY query_id, rank, row
+SELECT query_id, row, coalesce(rank + greatest(0, 1 - (SELECT min(rank) FROM lines)),
+    row_number() OVER (PARTITION BY query_id ORDER BY score DESC, row)) AS rank, score
+FROM (SELECT * FROM lines WHERE shard = {shard} AND row >= 0 QUALIFY row_number() OVER
+    (PARTITION BY query_id, row ORDER BY rank, if(rank IS NULL, -score, 0), seq) = 1)
+ORDER BY query_id, rank, row
 """
 
 
-class RunFile(NamedTuple):
-    """A TREC run file and the name of the source it becomes."""
-
-    name: str
-    given: str
-    file: Input
-
-
-def find_runs(given: Sequence[str]) -> list[RunFile]:
-    """Return the run files that FILE or NAME=FILE name.
-
-    Raises:
-        UserError: a file is missing, a name is no folder's name, or two sources would have the same
-            one.
-    """
-    runs: list[RunFile] = []
-    for entry in given:
-        name, equals, path = entry.partition("=")
-        if not equals or Path(entry).exists() or not re.match(NAME, name):
-            name, path = re.sub(r"(\.(gz|zst|bz2|zip|trec|txt|run))+$", "", Path(entry).name), entry
-        if not re.match(NAME, name):
-            raise UserError(
-                f'{entry}: "{name}" cannot name a source; give it another name with NAME={path}'
-            )
-        if name in (run.name for run in runs):
-            raise UserError(
-                f'{entry}: there are two run files with the name "{name}"; give one another name'
-                f" with NAME={path}"
-            )
-        runs.append(RunFile(name, path, find_input(path)))
-    return runs
-
-
-def ingest_run(run: Run, source: RunFile, how: How) -> Manifest:
-    """TREC run file -> candidates, as the file has them; what this run does not know is dropped and
+def ingest_run(run: Run, source: RunFile, made_by: str, how: How) -> Manifest:
+    """Run file -> candidates, as the file has them; what this run does not know is dropped and
     counted.
 
     Raises:
-        UserError: no line of the file names a query and a document of this run, or the source was
-            made from something else.
+        UserError: no line of the file names a query and a document of this run, it lacks a column,
+            or the source was made from something else.
     """
     folder = f"{run.SOURCES}/{source.name}"
     inputs = {run.TABLES: run.tables().fingerprint, source.given: source.file.fingerprint()}
-    stage = Stage(
-        folder,
-        CANDIDATES.name,
-        {"file": source.given, "format": "trec"},
-        inputs,
-        made_by="ingest trec",
-    )
+    options = {"file": source.given, "format": source.form}
+    stage = Stage(folder, CANDIDATES.name, options, inputs, made_by=made_by)
     staging = run.path / folder / "_staging"
 
     def prepare() -> partial[Shard]:
@@ -132,7 +93,7 @@ def _stage_run(run: Run, source: RunFile, staging: Path) -> None:
                 pa.table({"query_id": query_ids, "shard": pa.repeat(int(key), len(query_ids))}),
             )
         corpus = Corpus(run)
-        for held in _batches(source.file, connection):
+        for held in _batches(source, connection):
             numbers, query_ids, doc_ids, ranks, scores = map(list, zip(*held, strict=True))
             query_ids = [_meant(query_id, known) for query_id in query_ids]
             rows = pa.table(
@@ -179,19 +140,18 @@ def _other_form(name: str) -> str:
 
 
 def _batches(
-    file: Input, connection: duckdb.DuckDBPyConnection
-) -> Iterator[list[tuple[int, str, str, int, float]]]:
-    """Yield batches of (line, query_id, doc_id, rank, score); count the lines that are no such
+    source: RunFile, connection: duckdb.DuckDBPyConnection
+) -> Iterator[list[tuple[int, str, str, int | None, float]]]:
+    """Yield batches of (number, query_id, doc_id, rank, score); count the lines that are no such
     thing.
     """
-    held: list[tuple[int, str, str, int, float]] = []
+    held: list[tuple[int, str, str, int | None, float]] = []
     bad: dict[str, int] = {}
-    for number, line in lines(file):
-        try:
-            if line:
-                held.append((number, *_parse_line(line)))
-        except Reject as reject:
-            bad[str(reject)] = bad.get(str(reject), 0) + 1
+    for number, hit in enumerate(source.hits()):
+        if isinstance(hit, Reject):
+            bad[str(hit)] = bad.get(str(hit), 0) + 1
+        else:
+            held.append((number, *hit))
         if len(held) >= BATCH:
             yield held
             held = []
@@ -199,24 +159,6 @@ def _batches(
         yield held
     for item in bad.items():
         connection.execute("INSERT INTO drops VALUES (?, ?)", item)
-
-
-def _parse_line(line: str | Bad) -> tuple[str, str, int, float]:
-    if isinstance(line, Bad):
-        raise Reject(line.reason)
-    # fields that are parted by tabs may hold spaces
-    cells = line.split("\t") if line.count("\t") == 5 else line.split()
-    if len(cells) != 6:
-        raise Reject("bad_columns")
-    try:
-        rank, score = int(cells[3]), float(cells[4])
-    except ValueError:
-        raise Reject("bad_number") from None
-    if not math.isfinite(score) or abs(rank) >= 2**31:
-        raise Reject("bad_number")
-    if len(cells[2]) > LONGEST_ID:
-        raise Reject("bad_id")
-    return cells[0], cells[2], rank, score
 
 
 def _run_shard(run: Run, database: Path, name: str, key: str) -> Shard:
