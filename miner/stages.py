@@ -315,14 +315,8 @@ def _write_shard(task: Callable[[str], Shard], folder: Path, key: str) -> None:
 
 
 def _main_file(folder: Path, key: str) -> Path | None:
-    return next(
-        (
-            file
-            for suffix in (".parquet", ".npy", ".jsonl")
-            if (file := folder / f"{key}{suffix}").exists()
-        ),
-        None,
-    )
+    files = (folder / f"{key}{suffix}" for suffix in (".parquet", ".npy", ".jsonl"))
+    return next((file for file in files if file.exists()), None)
 
 
 def _count(folder: Path, table: str, keys: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:

@@ -47,10 +47,7 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     stage = Stage(_export_folder(run, options), "rows", options.record(), inputs, made_by="export")
     negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
     job, folder = Job(run, options, negatives, judge), run.path / stage.folder
-    maker = Maker(group_rows, group_texts) if options.nests else Maker(flat_rows, flat_texts)
-    if options.format in FOLDERS:
-        maker = FOLDERS[options.format].maker
-    maker = with_tasks(maker, options)
+    maker = with_tasks(_maker_of(options), options)
     keys = run.query_shards()
     if options.arranged:
         keys = arranged_keys(options, len(keys))
@@ -64,7 +61,7 @@ def export(run: Run, options: Export, how: How) -> Manifest:
         facts: dict[str, object] = {"negatives": negatives} if options.format == "n-tuple" else {}
         if options.format == "open-clip":
             write_tsv(folder, keys)
-        if options.format in FOLDERS:
+        elif options.format in FOLDERS:
             facts |= FOLDERS[options.format].write(job, made, folder, keys)
         if options.card or options.format == "pylate":
             write_card(run, options, made, folder)
@@ -72,6 +69,12 @@ def export(run: Run, options: Export, how: How) -> Manifest:
         return facts | (told_batches(folder, options) if options.batch else {})
 
     return run_stage(run, stage, prepare, keys, how, then)
+
+
+def _maker_of(options: Export) -> Maker:
+    if options.format in FOLDERS:
+        return FOLDERS[options.format].maker
+    return Maker(group_rows, group_texts) if options.nests else Maker(flat_rows, flat_texts)
 
 
 def _export_shard(job: Job, maker: Maker, folder: Path, key: str) -> Shard:
