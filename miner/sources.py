@@ -69,6 +69,11 @@ SOURCES = {
         "miner.words.substitute:mine_substitute",
         "Made negatives: a positive with one word changed.",
     ),
+    "polarity": Part("miner.words.polarity:mine_polarity", "Made negatives: a caption negated."),
+    "in-document": Part(
+        "miner.words.in_document:mine_in_document", "Made negatives: other spans of a positive."
+    ),
+    "gloss": Part("miner.search.gloss:mine_gloss", "Glosses of other senses of the query's word."),
     "generate": Part(
         "miner.llm.generate:mine_generate", "Made negatives, written by a language model."
     ),

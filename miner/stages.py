@@ -46,6 +46,9 @@ HINTS = {
     "ingest beir": "the run file has no line for them that names a document of the corpus",
     "ingest pairs": "no negative of their own is given",
     "mine substitute": "no word of theirs could be replaced: see --route and --rating-band",
+    "mine in-document": "their positives have no other span that long: see --words",
+    "mine polarity": "no rule fits their text",
+    "mine gloss": "no other document explains their word, in its title or before a colon",
     "mine generate": "see what was left out, and the texts that failed in _failed",
 }
 Content: TypeAlias = "pa.Table | np.ndarray | str"
@@ -312,14 +315,8 @@ def _write_shard(task: Callable[[str], Shard], folder: Path, key: str) -> None:
 
 
 def _main_file(folder: Path, key: str) -> Path | None:
-    return next(
-        (
-            file
-            for suffix in (".parquet", ".npy", ".jsonl")
-            if (file := folder / f"{key}{suffix}").exists()
-        ),
-        None,
-    )
+    files = (folder / f"{key}{suffix}" for suffix in (".parquet", ".npy", ".jsonl"))
+    return next((file for file in files if file.exists()), None)
 
 
 def _count(folder: Path, table: str, keys: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:

@@ -47,7 +47,8 @@ def export(run: Run, options: Export, how: How) -> Manifest:
     stage = Stage(_export_folder(run, options), "rows", options.record(), inputs, made_by="export")
     negatives = options.negatives or made.options["negatives"] or DEFAULT_NEGATIVES
     job, folder = Job(run, options, negatives, judge), run.path / stage.folder
-    maker, keys = with_tasks(_maker_of(options), options), run.query_shards()
+    maker = with_tasks(_maker_of(options), options)
+    keys = run.query_shards()
     if options.arranged:
         keys = arranged_keys(options, len(keys))
 
@@ -60,7 +61,7 @@ def export(run: Run, options: Export, how: How) -> Manifest:
         facts: dict[str, object] = {"negatives": negatives} if options.format == "n-tuple" else {}
         if options.format == "open-clip":
             write_tsv(folder, keys)
-        if options.format in FOLDERS:
+        elif options.format in FOLDERS:
             facts |= FOLDERS[options.format].write(job, made, folder, keys)
         if options.card or options.format == "pylate":
             write_card(run, options, made, folder)

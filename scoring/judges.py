@@ -25,6 +25,9 @@ JUDGES = {
     "overlap": Part(
         "scoring.judge.overlap:judge_overlap", "The share of a query's words that a document has."
     ),
+    "image": Part(
+        "scoring.judge.image:judge_image", "How well a caption fits the image of its query."
+    ),
     "view": Part(
         "scoring.judge.view:judge_view", "Cosine by another dense index, such as of one facet."
     ),

@@ -220,12 +220,15 @@ def test_kernels_that_call_each_other_stand_in_one_file():
 
 EXAMPLES = [
     "miner.search.bm25_variants",
+    "miner.search.gloss",
     "miner.search.tokens",
     "miner.search.topk",
     "miner.llm.verify",
     "miner.seeds",
     "miner.views",
     "miner.words.edits",
+    "miner.words.in_document",
+    "miner.words.polarity",
     "miner.words.targets",
     "scoring.cells",
     "scoring.cement",

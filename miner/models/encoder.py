@@ -212,9 +212,7 @@ def load_encoder(options: Encoder) -> Encode:
             asked for, or a backend is not installed.
     """
     device, dtype, batch_tokens = resolve(options)
-    model = _load_model(
-        options, own_device(device) if options.backend == "torch" else device, dtype
-    )
+    model = load_model(options, own_device(device) if options.backend == "torch" else device, dtype)
     if options.max_length is not None:
         model.max_seq_length = options.max_length
     dimensions = model.get_embedding_dimension()
@@ -230,7 +228,12 @@ def load_encoder(options: Encoder) -> Encode:
     return TextEncoder(model, prompts, batch_tokens, options.truncate_dim, dtype)
 
 
-def _load_model(options: Encoder, device: str, dtype: str) -> Any:
+def load_model(options: Encoder, device: str, dtype: str) -> Any:
+    """Load a model of sentence-transformers.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     from sentence_transformers import SentenceTransformer
 
     keywords = torch_keywords(dtype)
