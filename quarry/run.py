@@ -159,7 +159,7 @@ class QuarryRun:
             option: os.fspath(value) if isinstance(value, os.PathLike) else value
             for option, value in given.items()
         }
-        options = build_options(step.part.options, values, step.title)
+        options = build_options(step.part.options, values, step.title, lambda name, _: name)
         how = How(force, self.workers, _display_of(self.progress) if self.progress else silent)
         made = call_alone(self._at, step, options, how)
         for manifest in made:
