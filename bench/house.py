@@ -1,8 +1,8 @@
 """How large the house is, and how it hangs together: a table of figures against their goals, and
 what stands beyond them.
 
-Run: python bench/house.py [--json FILE] [--root DIR]. Reads `miner`, `scoring` and `cli`; nothing
-is imported, so any checkout can be measured.
+Run: python bench/house.py [--json FILE] [--root DIR]. Reads `miner`, `scoring`, `cli` and `quarry`;
+nothing is imported, so any checkout can be measured.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("miner", "scoring", "cli")
+ROOMS = ("miner", "scoring", "cli", "quarry")
 GOALS = {
     "lines of code": None,
     "lines of code, laid out at 140 columns": 6800,

@@ -141,17 +141,23 @@ def own_section(config: Mapping[str, Any], step: Step, name: str | None) -> dict
     return values if kind == step.name else {}
 
 
-def build_options(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
+def build_options(
+    kind: type[Kind],
+    values: Mapping[str, Any],
+    where: str,
+    spelled: Callable[[str, FieldInfo], str] = flag_name,
+) -> Kind:
     """Make the options from what was given.
 
     Args:
         kind: the options class.
         values: option name (or the name of its flag) -> value; None is not given.
         where: the command or section, for the message.
+        spelled: how the message is to write an option.
 
     Raises:
         UserError: a value is missing, unknown, of the wrong type or out of bounds; one line names
-            the flag, what was found and expected.
+            the option, what was found and expected.
     """
     names = {
         flag_name(name, field).lstrip("-").replace("-", "_"): name
@@ -166,13 +172,13 @@ def build_options(kind: type[Kind], values: Mapping[str, Any], where: str) -> Ki
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
+        first = max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")
         name = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
             raise UserError(
                 f"{where}: unknown option {name!r}; expected one of {', '.join(kind.model_fields)}"
             ) from None
-        shown = flag_name(name, kind.model_fields[name]) if name in kind.model_fields else name
+        shown = spelled(name, kind.model_fields[name]) if name in kind.model_fields else name
         if first["type"] == "missing":
             raise UserError(
                 f"{where}: {shown} is missing: {kind.model_fields[name].description}"

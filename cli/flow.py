@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cli.calling import Settings, call
 from cli.flags import CONFIG, build_options, kinds, read_config, section
-from cli.perform import Settings, call, print_json, print_manifest
+from cli.perform import print_json, print_manifest, progress
 from cli.steps import INDEXES, SINGLE, STAGES, Step, steps_of
+from miner.engine import How
 from miner.errors import UserError
 from miner.options import Options
 
@@ -109,14 +111,14 @@ def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_j
     """Carry out a plan under one lock; say what is done before it is done, and what came of it.
     With `as_json`, print all summaries in the end.
     """
-    done = []
+    done, how = [], How(force, workers, progress)
     with at.run.lock():
         for step, options in plan:
             if not as_json:
                 name = getattr(options, "name", None)
                 titled = step.title if name in (None, step.name) else f"{step.title} {name}"
                 print(f"… {titled}: {step.part.about}", file=sys.stderr, flush=True)
-            for manifest in call(at.run, step, options, force, workers):
+            for manifest in call(at.run, step, options, how):
                 done.append(manifest)
                 if not as_json:
                     print_manifest(manifest)

@@ -11,8 +11,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from cli.flags import build_options, own_section, parameters, with_signature
-from cli.perform import perform, settings
+from cli.calling import Settings
+from cli.flags import build_options, own_section, parameters, read_config, with_signature
+from cli.perform import perform
 from cli.steps import SINGLE, STAGES, Step, steps_of
 from miner.errors import UserError
 
@@ -83,7 +84,7 @@ def everything(
     ] = None,
 ) -> None:
     """Read what holds for every command."""
-    context.obj = settings(run, config)
+    context.obj = Settings(run, read_config(config))
 
 
 COMMON = {

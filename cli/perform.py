@@ -1,56 +1,17 @@
-"""Carry out one step under the run's lock, with progress on stderr, and print its summary on
-stdout.
-"""
+"""Carry out one step with progress on stderr, and print its summary on stdout."""
 
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cli.flags import read_config
+from cli.calling import Settings, call_alone
 from cli.steps import Step
-from miner.errors import UserError
 from miner.options import Options
 
 if TYPE_CHECKING:
-    from miner.store import Manifest, Run
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What holds for every command: the run folder and quarry.toml."""
-
-    path: Path
-    config: dict[str, Any]
-
-    @property
-    def run(self) -> "Run":
-        """Return the run folder."""
-        from miner.store import Run
-
-        return Run(self.path)
-
-    @property
-    def made_run(self) -> "Run":
-        """Return the run folder, which must be there.
-
-        Raises:
-            UserError: it is not.
-        """
-        if not self.path.exists():
-            raise UserError(
-                f"there is no run folder {self.path}; begin with `quarry ingest`, or name another"
-                " with -r before the command"
-            )
-        return self.run
-
-
-def settings(path: Path, config: Path | None) -> Settings:
-    """Read quarry.toml and return the settings."""
-    return Settings(path, read_config(config))
+    from miner.store import Manifest
 
 
 def perform(
@@ -70,8 +31,9 @@ def perform(
 
         (print_json if as_json else print_preview)(preview(at.made_run, cast(Any, options)))
         return
-    with (at.run if step.stage == "ingest" else at.made_run).lock():
-        manifests = call(at.run, step, options, force, workers)
+    from miner.engine import How
+
+    manifests = call_alone(at, step, options, How(force, workers, progress))
     if as_json:
         print_json(
             manifests[0].model_dump()
@@ -85,14 +47,6 @@ def perform(
         from scoring.report import verdict
 
         print("\n".join(verdict(at.run)), file=sys.stderr if as_json else sys.stdout)
-
-
-def call(run: "Run", step: Step, options: Options, force: bool, workers: int) -> "list[Manifest]":
-    """Call the step's function; the caller holds the lock."""
-    from miner.engine import How
-
-    made = step.part.function(run, options, How(force, workers, progress))
-    return made if isinstance(made, list) else [made]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import NamedTuple
 
+from miner.errors import UserError
 from miner.sources import SOURCES, Part, with_others
 from scoring.judges import JUDGES
 
@@ -33,6 +34,9 @@ FORMATS = {
     "beir": _format("miner.ingest.formats:IngestBeir", "BEIR folder: corpus, queries, qrels."),
     "pairs": _format("miner.ingest.pairs:IngestPairs", "Queries with positives in one file."),
     "trec": _format("miner.ingest.trec:IngestTrec", "TREC corpus, topics, qrels and run files."),
+    "tables": _format(
+        "miner.ingest.three_tables:IngestTables", "Documents, queries, positives: a file each."
+    ),
     "captions": _format(
         "miner.ingest.pairs:IngestCaptions", "Captions: each is a query and its own positive."
     ),
@@ -69,6 +73,19 @@ def steps_of(stage: str) -> tuple[Step, ...]:
         "judge": lambda: with_others(JUDGES, "quarry.judges"),
     }[stage]()
     return tuple(Step(stage, name, part) for name, part in parts.items())
+
+
+def step_of(stage: str, name: str | None = None) -> Step:
+    """Return one step of a stage.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    found = {step.name: step for step in steps_of(stage)}
+    if name not in found:
+        names = ", ".join(str(one) for one in found)
+        raise UserError(f"{stage}: there is no {name!r}; expected one of {names}")
+    return found[name]
 
 
 def steps() -> tuple[Step, ...]:

@@ -192,9 +192,10 @@ def test_the_python_of_the_docs_runs(tmp_path, monkeypatch):
     (folder / "qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\nq\td3\t1\n")
     monkeypatch.chdir(tmp_path)
     known = {}
-    for block in blocks(PAGES["docs/python-api.md"], "python")[:2]:
+    for block in blocks(PAGES["docs/python-api.md"], "python")[:3]:
         exec(block, known)
-    assert known["made"].rows["sets"] == 10
+    assert known["made"].rows["sets"] == len(known["frame"]) == 10
+    assert known["rejected"]["doc_id"].to_pylist() == ["d3"] and len(known["files"]) == 1
 
 
 def test_the_demo_has_the_sets_that_it_promises():

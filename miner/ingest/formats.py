@@ -148,7 +148,7 @@ def _qrels_cells(file: Input) -> Records:
         cells = line.split("\t")
         if len(cells) not in (3, 4):
             cells = line.split()
-        if not cells or (first and len(cells) == 3 and _grade(cells[2]) is None):
+        if not cells or (first and len(cells) == 3 and grade_of(cells[2]) is None):
             first = first and not cells
             continue
         first = False
@@ -159,12 +159,12 @@ def _qrels_cells(file: Input) -> Records:
 
 
 def _judgment(record: dict[str, Any]) -> Iterator[Item]:
-    if (grade := _grade(record["relevance"])) is None:
+    if (grade := grade_of(record["relevance"])) is None:
         raise Reject("bad_relevance")
     yield "positives", (identifier(record, "query"), identifier(record, "document"), grade)
 
 
-def _grade(text: str) -> int | None:
+def grade_of(text: str) -> int | None:
     """Return a grade; None for what is no integer, whether written 1 or 1.0."""
     found = GRADE.fullmatch(text)
     return int(found[1]) if found and int(found[1]) in RELEVANCE else None
