@@ -22,7 +22,9 @@ RESULT = Path(__file__).parent / "results" / "finetune.json"
 DATA = MEDQUAD.parent
 NEGATIVES, LENGTH, BATCH, RATE, EPOCHS = 3, 96, 32, 2e-5, 1
 TEST_QUERIES, DOCUMENTS = 1000, 5000  # at most, of what is tested on: MedQuAD's is a sample
-ARMS = ("random", "mine_hard_negatives", "recommended")
+# options of quarry tune; its defaults are for explicit negatives, the loss here has in-batch ones
+TUNED: dict[str, dict[str, Any]] = {"recommended": {}, "recommended in-batch": {"batch": BATCH}}
+ARMS = ("random", "mine_hard_negatives", *TUNED)
 
 
 def main() -> None:
@@ -77,9 +79,9 @@ def sampled_folder(data: str, queries: int, folder: Path) -> Path:
     return folder
 
 
-def write_sets(beir: Path, home: Path, files: dict[str, Path]) -> str:
+def write_sets(beir: Path, home: Path, files: dict[str, Path]) -> dict[str, str]:
     """Mine with quarry and with mine_hard_negatives; write the rows of each arm, and return the
-    recipe that tune recommends.
+    recipes that tune recommends.
     """
     from miner.engine import How
     from miner.ingest.formats import IngestBeir
@@ -104,15 +106,18 @@ def write_sets(beir: Path, home: Path, files: dict[str, Path]) -> str:
     mine_random(run, MineRandom(k=50), how)
     judge_similarity(run, JudgeSimilarity(max_length=LENGTH), how)
     judge_duplicates(run, JudgeDuplicates(), how)
-    section = str(tune(run, Tune(most=NEGATIVES), how).facts["section"])
-    made = tomllib.loads(section)["select"]["tuned"]
-    made = {("sources" if key == "from" else key.replace("-", "_")): made[key] for key in made}
+    sections = {}
+    for arm, loss in TUNED.items():
+        asked = Tune(most=NEGATIVES, **loss)
+        sections[arm] = str(tune(run, asked, How(force=True)).facts["section"])
+        made = tomllib.loads(sections[arm])["select"]["tuned"]
+        made = {("sources" if key == "from" else key.replace("-", "_")): made[key] for key in made}
+        write_export(run, Select(name=arm.replace(" ", "-"), **made), files[arm])
     plain = Select(name="random", sources=("random",), negatives=NEGATIVES)
     write_export(run, plain, files["random"])
-    write_export(run, Select(name="recommended", **made), files["recommended"])
     if not files["mine_hard_negatives"].exists():
         write_peer(run, files["mine_hard_negatives"])
-    return section
+    return sections
 
 
 def write_export(run: Any, recipe: Any, file: Path) -> None:

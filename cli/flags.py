@@ -172,20 +172,22 @@ def build_options(
             }
         )
     except ValidationError as error:
-        first = max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")
-        name = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "extra_forbidden":
-            raise UserError(
-                f"{where}: unknown option {name!r}; expected one of {', '.join(kind.model_fields)}"
-            ) from None
-        shown = spelled(name, kind.model_fields[name]) if name in kind.model_fields else name
-        if first["type"] == "missing":
-            raise UserError(
-                f"{where}: {shown} is missing: {kind.model_fields[name].description}"
-            ) from None
-        words = first["msg"].removeprefix("Value error, ")
-        message = words[0].lower() + words[1:]
-        raise UserError(f"{where}: {shown} is {first['input']!r}; {message}") from None
+        raise UserError(f"{where}: {_wrong(kind, error, spelled)}") from None
+
+
+def _wrong(
+    kind: type[Options], error: ValidationError, spelled: Callable[[str, FieldInfo], str]
+) -> str:
+    """Say what is wrong with the options that were given, an unknown one first."""
+    first = max(error.errors(), key=lambda one: one["type"] == "extra_forbidden")
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown option {name!r}; expected one of {', '.join(kind.model_fields)}"
+    shown = spelled(name, kind.model_fields[name]) if name in kind.model_fields else name
+    if first["type"] == "missing":
+        return f"{shown} is missing: {kind.model_fields[name].description}"
+    words = first["msg"].removeprefix("Value error, ")
+    return f"{shown} is {first['input']!r}; {words[0].lower()}{words[1:]}"
 
 
 def _wants_many(kind: type[Options], name: str) -> bool:

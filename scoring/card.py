@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from miner.files import atomic
+from miner.files import atomic, fingerprint
 from miner.store import Manifest, Run
 from scoring.export_options import Export
 from scoring.findings import percent
@@ -28,8 +28,9 @@ def write_card(run: Run, options: Export, made: Manifest, folder: Path) -> None:
         parts = {"train": parts["default"], "queries": {"train": "_queries/*.parquet"}}
         parts["documents"] = {"train": "_documents/*.parquet"}
     # JSON is YAML, and quotes what YAML would read as something else.
+    version = _version(made, options)
     configs = "".join(
-        f"- config_name: {name}\n  data_files:\n"
+        f"- config_name: {name}\n  version: {version}\n  data_files:\n"
         + "".join(
             f"  - split: {split}\n    path: {json.dumps(path)}\n" for split, path in files.items()
         )
@@ -49,6 +50,14 @@ def write_card(run: Run, options: Export, made: Manifest, folder: Path) -> None:
     ]
     with atomic(folder / "README.md") as temporary:
         temporary.write_text("\n".join(lines), "utf-8")
+
+
+def _version(made: Manifest, options: Export) -> str:
+    """Return a version that no other content has: `load_dataset` keeps what it once read of a
+    folder of this name, wherever it lay, until the version is another.
+    """
+    digits = int(fingerprint([made.fingerprint, options.record()], 6), 16)
+    return "1.{}.{}".format(*divmod(digits, 1 << 24))
 
 
 def _what(run: Run, options: Export, made: Manifest) -> str:

@@ -7,6 +7,7 @@ import pytest
 from test_export import NEGATIVES, TEXTS, rows
 from toy import COSINES, DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, toy_run
 
+from miner.engine import How
 from miner.errors import UserError
 from scoring.export import export
 from scoring.export_options import Export, Format
@@ -150,3 +151,16 @@ def test_shards_give_the_same_rows(tmp_path):
         export(run, Export(name="bm25", format="tevatron"), HOW)
         found.append(lines(run, "8_export/bm25.tevatron"))
     assert found[0] == found[1]
+
+
+def test_an_export_made_anew_is_not_taken_from_the_cache_of_the_one_before(run, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    seen = []
+    for negatives, scores in ((2, False), (2, True), (3, True)):
+        asked = Export(name="bm25", format="n-tuple", card=True, negatives=negatives, scores=scores)
+        export(run, asked, How(force=True))
+        folder = str(run.path / "8_export/bm25.n-tuple")
+        loaded = datasets.load_dataset(folder, split="train", cache_dir=str(tmp_path / "cache"))
+        seen.append(loaded.column_names)
+    texts = ["anchor", "positive", "negative_1", "negative_2"]
+    assert seen == [texts, [*texts, "label"], [*texts, "negative_3", "label"]]
