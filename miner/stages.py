@@ -275,13 +275,12 @@ def finish(run: Run, stage: Stage, watch: "Stopwatch", **counts: Any) -> Manifes
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in one phrase how two plans differ, options first."""
-    if before.get("algorithm") != now["algorithm"] or set(before) != set(now):
+    known = set(before) == set(now) and set(before["options"]) == set(now["options"])
+    if before.get("algorithm") != now["algorithm"] or not known:
         return "was made by another version of quarry, whose results may differ"
     old, new = before["options"], now["options"]
     changed = [
-        f"{name}={old.get(name)!r}, now {new.get(name)!r}"
-        for name in sorted({*old, *new})
-        if name not in old or name not in new or old[name] != new[name]
+        f"{name}={old[name]!r}, now {new[name]!r}" for name in sorted(new) if old[name] != new[name]
     ]
     if changed:
         return f"was made with {'; '.join(changed)}"
