@@ -275,15 +275,19 @@ def finish(run: Run, stage: Stage, watch: "Stopwatch", **counts: Any) -> Manifes
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in one phrase how two plans differ, options first."""
-    known = set(before) == set(now) and set(before["options"]) == set(now["options"])
-    if before.get("algorithm") != now["algorithm"] or not known:
-        return "was made by another version of quarry, whose results may differ"
+    other = "was made by another version of quarry, whose results may differ"
+    if before.get("algorithm") != now["algorithm"] or set(before) != set(now):
+        return other
     old, new = before["options"], now["options"]
     changed = [
-        f"{name}={old[name]!r}, now {new[name]!r}" for name in sorted(new) if old[name] != new[name]
+        f"{name}={old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
     ]
     if changed:
         return f"was made with {'; '.join(changed)}"
+    if set(old) != set(new):
+        return other
     if before["model"] != now["model"]:
         return "was made by another model (its weights, prompts, lengths or dtype differ)"
     old, new = before["inputs"], now["inputs"]
