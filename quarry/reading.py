@@ -53,14 +53,16 @@ def lazy_set(run: Run, name: str) -> ds.Dataset:
     return _data_set([run.path / made.stage], f"{made.stage} is empty", SETS.schema)
 
 
-def lazy_export(run: Run, name: str, form: str) -> ds.Dataset:
-    """Return what `export` wrote into the run folder.
+def lazy_export(run: Run, name: str, form: str, split: str) -> ds.Dataset:
+    """Return what `export` wrote into the run folder; where it has splits, one of them.
 
     Raises:
         UserError: it did not.
     """
     made = run.need(f"{run.EXPORTS}/{name}.{form}", f"export {name} --format {form}")
-    return _data_set([run.path / made.stage], f"{made.stage} is empty")
+    folder = run.path / made.stage
+    folder = folder / split if (folder / "train").is_dir() else folder
+    return _data_set([folder], f"{made.stage} has no {split}")
 
 
 def _data_set(folders: Sequence[Path], without: str, schema: pa.Schema | None = None) -> ds.Dataset:

@@ -126,11 +126,13 @@ class QuarryRun:
 
         return lazy_set(self._at.made_run, name)
 
-    def exported(self, name: str, format: str = "triplet") -> "Dataset":
-        """Return an export of a set, read when it is used; its `files` are the paths."""
+    def exported(self, name: str, format: str = "triplet", split: str = "train") -> "Dataset":
+        """Return an export of a set, read when it is used; its `files` are the paths. The split is
+        for those that were made with `dev`.
+        """
         from quarry.reading import lazy_export
 
-        return lazy_export(self._at.made_run, name, format)
+        return lazy_export(self._at.made_run, name, format, split)
 
     def show(self, query_id: str, set: str | None = None) -> dict[str, Any]:
         """Return what `quarry show` shows of a query, as plain values."""

@@ -275,6 +275,9 @@ def test_an_export_is_read_whatever_its_kind_of_file(tmp_path):
     assert run.export("safe", ids=True).rows["rows"] == run.exported("safe").count_rows()
     assert run.exported("safe").to_table().column_names[:3] == ["anchor", "positive", "negative"]
     run.export("safe", format="tevatron")
+    halves = run.export("safe", ids=True, dev=0.5, force=True).rows
+    for split in ("train", "dev"):
+        assert run.exported("safe", split=split).count_rows() == halves.get(split, 0) > 0
     nested = run.exported("safe", "tevatron")
     assert nested.count_rows() == len(nested.to_table()) == 4
     assert [file[-12:] for file in nested.files] == ["/00000.jsonl", "/00001.jsonl"]
