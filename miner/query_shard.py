@@ -239,7 +239,7 @@ def originals_of(run: Run, key: str, count: int) -> Iterator[tuple[str, Original
     for number, (query_id, query) in enumerate(zip(shard.query_ids, shard.texts, strict=True)):
         first, last = np.searchsorted(owner, [number, number + 1])
         found = [(doc_ids[at], texts[place[at]]) for at in range(first, last)]
-        own = [pair for pair in found if pair[1] == query][:1] or found
+        own = [pair for pair in found if pair[1].strip() == query.strip()][:1] or found
         turns = [own[turn % len(own)] for turn in range(count)] if own else []
         parents, chosen = [doc_id for doc_id, _ in turns], [text for _, text in turns]
         yield query_id, Originals(parents, chosen, [query, *(text for _, text in found)])

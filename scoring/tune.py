@@ -65,7 +65,7 @@ def tune(run: Run, options: Tune, how: How) -> Manifest:
             " needs; run `quarry index dense --encoder MODEL`, then `quarry judge similarity` with"
             " the same"
         )
-    names = list(options.sources) or run.names(run.SOURCES)
+    names = list(options.sources) or _all_but_controls(run)
     inputs = run.table_input() | run.need_sources(names)
     inputs[reference.stage] = reference.fingerprint  # and all that it is made from
     record = {name: value for name, value in options.record().items() if name not in READ}
@@ -88,6 +88,14 @@ def recipes(options: Tune, names: Sequence[str]) -> Iterator[dict[str, Any]]:
                 made |= {} if margin is None else {"percent_margin": margin}
                 made |= {"seed": options.seed} if options.seed else {}
                 yield made | ({} if sampler == "top" else {"sampler": sampler})
+
+
+def _all_but_controls(run: Run) -> list[str]:
+    """Sources whose documents are no negatives, such as placebos, say so in their facts."""
+    facts = {
+        name: run.need(f"{run.SOURCES}/{name}", "mine").facts for name in run.names(run.SOURCES)
+    }
+    return [name for name, told in facts.items() if "control" not in told]
 
 
 def _try(run: Run, options: Tune, trials: list[dict[str, Any]], key: str) -> Shard:

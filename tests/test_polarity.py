@@ -60,7 +60,7 @@ def test_negations_are_made_documents_with_what_was_changed(tmp_path):
         start, end = map(int, row["detail"]["span"].split(":"))
         assert row["text"][start:end].strip() == row["detail"]["new"]
         assert (row["detail"]["route"], row["detail"]["meaning_effect"]) == ("negation", "negation")
-    mine_polarity(run, MinePolarity(name="placebo", kind="placebo"), HOW)
+    mine_polarity(run, MinePolarity(name="placebo", edit="placebo"), HOW)
     rows = run.read("3_candidates/placebo", "00000")
     assert len(rows) == 2
     effects = {
@@ -81,3 +81,19 @@ def test_retrieval_data_are_refused_unless_it_is_asked_for(tmp_path):
     mine_polarity(run, MinePolarity(retrieval=True), HOW)
     texts = made_documents(run, "00000")["text"].to_pylist()
     assert texts == ["The roof is not red."]
+
+
+def test_a_caption_that_ends_in_a_space_is_the_one_that_is_changed(tmp_path):
+    """As 3,541 of COCO's 25,014 do; the other captions of its image are positives as well."""
+    file = tmp_path / "captions.jsonl"
+    texts = ["A dog is on the grass. ", "There is a dog. ", "A dog stands outside."]
+    file.write_text("\n".join(json.dumps({"image": "one", "caption": text}) for text in texts))
+    run = Run(tmp_path / "run")
+    ingest(run, IngestCaptions(file=str(file), group="image"), HOW)
+    mine_polarity(run, MinePolarity(), HOW)
+    queries = run.read("1_tables/queries", "00000")
+    asked = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
+    rows = {row["doc_id"]: row["text"] for row in made_documents(run, "00000").to_pylist()}
+    candidates = run.read("3_candidates/polarity", "00000").to_pylist()
+    found = {asked[row["query_id"]].strip(): rows[row["doc_id"]].strip() for row in candidates}
+    assert found == {text.strip(): turn(text.strip()).text for text in texts}

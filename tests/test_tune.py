@@ -80,3 +80,17 @@ def test_mistakes_are_said_in_one_line(tmp_path):
     run = made(tmp_path / "run")
     with pytest.raises(UserError, match=r"no recipe of \d+ has a share of unsafe negatives of at"):
         tune(run, Tune(sources=("bm25",), unsafe=0.0, margins=(), reference=0), How(force=True))
+
+
+def test_a_control_is_tried_only_if_it_is_named(tmp_path):
+    """A placebo is a source whose documents are still true: as a negative it would do harm."""
+    run = made(tmp_path / "run")
+    file = run.path / "3_candidates/random/_manifest.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps(manifest | {"facts": manifest["facts"] | {"control": "still true"}}))
+    tune(run, OPTIONS, HOW)
+    tried = [json.loads(row["recipe"]) for row in trials(run)]
+    assert tried == list(recipes(OPTIONS, ["bm25", "dense"]))
+    tune(run, OPTIONS.model_copy(update={"sources": ("dense", "random")}), How(force=True))
+    tried = [json.loads(row["recipe"]) for row in trials(run)]
+    assert tried == list(recipes(OPTIONS, ["dense", "random"]))

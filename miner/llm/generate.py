@@ -90,6 +90,7 @@ def mine_generate(run: Run, options: MineGenerate, how: How) -> Manifest:
         options.record(),
         inputs,
         model=model_of(client, options),
+        algorithm=2,
         made_by="mine generate",
     )
     return run_stage(

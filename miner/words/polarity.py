@@ -39,7 +39,7 @@ class MinePolarity(Options):
     """Made negatives: a caption negated, or with a word that changes nothing as a control."""
 
     name: str = option("polarity", "name of the source", pattern=NAME)
-    kind: Literal["negation", "placebo"] = option(
+    edit: Literal["negation", "placebo"] = option(
         "negation", "placebo: as much is changed, and the text stays true"
     )
     retrieval: bool = option(
@@ -76,11 +76,13 @@ def mine_polarity(run: Run, options: MinePolarity, how: How) -> Manifest:
         made_by="mine polarity",
     )
     facts = {"searched_with": "nothing: documents are made"}
+    if options.edit == "placebo":
+        facts["control"] = "still true: `quarry tune` leaves it out unless it is named"
     task = partial(_turn_shard, run, options)
     return run_stage(run, stage, lambda: task, run.query_shards(), how, lambda: facts)
 
 
-def turn(text: str, kind: str = "negation") -> Turned | None:
+def turn(text: str, edit: str = "negation") -> Turned | None:
     """Return a text negated, or with a placebo; None if no rule fits.
 
     >>> turn("A dog is on the grass.").text, turn("Two dogs run", "negation")
@@ -90,7 +92,7 @@ def turn(text: str, kind: str = "negation") -> Turned | None:
     """
     for pattern, negated, placebo in RULES:
         if found := pattern.search(text):
-            new = found.expand(negated if kind == "negation" else placebo)
+            new = found.expand(negated if edit == "negation" else placebo)
             if found[0][0].islower():  # else case would tell which is which
                 new = new[0].lower() + new[1:]
             changed = text[: found.start()] + new + text[found.end() :]
@@ -103,15 +105,15 @@ def _turn_shard(run: Run, options: MinePolarity, key: str) -> Shard:
 
 
 def _turned(run: Run, options: MinePolarity, key: str) -> Iterator[Negative]:
-    effect = "negation" if options.kind == "negation" else "none"
+    effect = "negation" if options.edit == "negation" else "none"
     for query_id, what in originals_of(run, key, 1):
         for parent, text in zip(what.parents, what.texts, strict=True):
-            if made := turn(text, options.kind):
+            if made := turn(text, options.edit):
                 detail = {
                     "span": f"{made.start}:{made.start + len(made.new)}",
                     "old": made.old.strip(),
                     "new": made.new.strip(),
-                    "route": options.kind,
+                    "route": options.edit,
                     "meaning_effect": effect,
                 }
                 yield Negative(query_id, parent, made.text, detail, None)

@@ -57,6 +57,7 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
         options.record(),
         inputs,
         model=model,
+        algorithm=2,
         made_by="mine substitute",
     )
     # so that nobody asks how well this source finds positives

@@ -87,6 +87,7 @@ def find_targets(run: Run, options: MineSubstitute, how: How) -> Manifest:
         options.record(),
         run.table_input(),
         model=model,
+        algorithm=2,
         made_by="mine substitute",
     )
     return run_stage(
