@@ -75,7 +75,7 @@ def test_a_view_is_read_anew_when_its_file_changes(tmp_path):
     [
         ('{"doc_id": "d01", "about": "x"}', "missing"),
         ('{"doc_id": "d01", "text": null}', "no row has an id and a text"),
-        ("", ""),
+        ("", "no row has an id and a text"),
     ],
 )
 def test_a_file_that_says_nothing_is_refused_and_leaves_nothing(tmp_path, text, said):
