@@ -15,6 +15,8 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from miner.llm.verify import AGAIN
+
 WORDS = [
     "copper",
     "honey",
@@ -58,7 +60,7 @@ WORDS = [
 HUGE = 50 * 2**20
 
 
-def words_of(payload, count=5):
+def words_of(payload, count=4):
     digest = hashlib.blake2b(
         json.dumps(payload, sort_keys=True).encode(), digest_size=count
     ).digest()
@@ -121,8 +123,9 @@ class Handler(BaseHTTPRequestHandler):
                 and hashlib.blake2b(key.encode(), digest_size=1).digest()[0] % at.refuse == 0
             )
             fault = "refusal" if refused else "ok"
-            fault = planned[at.asked[user]] if at.asked[user] < len(planned) else fault
-            at.asked[user] += 1
+            first = user.partition(f"\n{AGAIN}")[0]  # a retry says what was wrong below
+            fault = planned[at.asked[first]] if at.asked[first] < len(planned) else fault
+            at.asked[first] += 1
             at.received.append((key, fault))
             at.keys.append(self.headers.get("Authorization"))
         try:

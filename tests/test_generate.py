@@ -54,7 +54,7 @@ def test_each_query_gets_its_negatives_with_parent_prompt_and_model(tmp_path):
     details = [detail for (detail,) in rows(run, "3_candidates/generate/_documents", "detail")]
     assert {
         (detail["prompt"], detail["model"], detail["meaning_effect"]) for detail in details
-    } == {("hard-negative@1", "tiny", "does not answer")}
+    } == {("hard-negative@2", "tiny", "does not answer")}
     assert len(server.received) == 10 and server.most_open <= 4
     assert manifest.facts["llm"] == "tiny" and manifest.facts["failed_answers"] == {}
 
@@ -156,7 +156,8 @@ def test_what_is_finished_is_skipped_though_the_server_is_away(tmp_path, named, 
         ({"prompt": "nonsense"}, "there is no prompt 'nonsense'; expected one of contradict,"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, options, said):
+def test_mistakes_are_one_line(tmp_path, options, said, monkeypatch):
+    monkeypatch.setattr("miner.llm.client.embedded_llm", lambda: None)  # as where none is installed
     with pytest.raises(UserError, match=said) as caught:
         mine_generate(toy_run(tmp_path / "run"), MineGenerate(**options), How())
     assert "secret" not in str(caught.value)

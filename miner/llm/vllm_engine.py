@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from itertools import islice
 from json import JSONDecodeError, loads
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from miner.errors import UserError
 from miner.llm.requests import Answer, Budget, Done, Request
+from miner.models.hub import hardware
 
-# requests that are handed to the engine at once; their answers are on disk before the next block
-BLOCK = 4096
-BLOCK_WITHIN_TOKENS = 64  # where tokens are counted, the budget is looked at more often
+# requests that wait in the engine, at least; where tokens are counted, a quarter, as the budget is
+# looked at before a request is handed over
+BLOCK = 256
+
+
+class Handed(NamedTuple):
+    """A request at its place, with the tokens of its labels."""
+
+    place: int
+    request: Request
+    labels: list[int]
 
 
 def engine_options(given: Sequence[str]) -> dict[str, Any]:
@@ -66,6 +75,8 @@ class VllmEngine:
         # 0.32)
         if current_platform.is_cpu():
             plain["enable_chunked_prefill"] = False
+            plain["enforce_eager"] = True  # compiling takes minutes there and gains little
+            plain["dtype"] = {"fp32": "float32", "bf16": "bfloat16"}[hardware("cpu", "auto")[1]]
         try:
             self.llm = LLM(
                 model=str(folder),
@@ -80,6 +91,7 @@ class VllmEngine:
         # after the one by which multiprocessing waits for that process: for ever (seen)
         atexit.register(self.close)
         self.tokenizer = self.llm.get_tokenizer()
+        self._open: dict[str, str] = {}  # ids of outputs -> the engine's own
         self.longest: int = self.llm.llm_engine.model_config.max_model_len
 
     def close(self) -> None:
@@ -87,33 +99,45 @@ class VllmEngine:
         self.llm.llm_engine.engine_core.shutdown()
 
     def generate(self, requests: Sequence[Request], done: Done, budget: Budget) -> None:
-        """Answer requests; see `Model`."""
+        """Answer requests; see `Model`. The engine is kept busy: as some are finished, others are
+        handed to it.
+        """
         labels = {
             words: [self._token(word) for word in words]
             for words in {request.labels for request in requests}
         }
-        places = iter(range(len(requests)))
-        while block := list(
-            islice(places, BLOCK if budget.tokens is None else BLOCK_WITHIN_TOKENS)
-        ):
-            fitting = [place for place in block if self._fits(requests[place])]
-            for place in sorted(set(block) - set(fitting)):
-                done(place, Answer(error="too_long"))
-            admitted = [place for place in fitting if budget.admit()]
-            if admitted:
-                self._chat(
-                    [
-                        (place, requests[place], labels[requests[place].labels])
-                        for place in admitted
-                    ],
-                    done,
-                )
-
-    def _chat(self, asked: list[tuple[int, Request, list[int]]], done: Done) -> None:
+        places, block = iter(range(len(requests))), BLOCK if budget.tokens is None else BLOCK // 4
+        waiting: dict[str, Handed] = {}
         try:
-            outputs = self.llm.chat(
-                [request.messages() for _, request, _ in asked],
-                sampling_params=[_sampling(request, tokens) for _, request, tokens in asked],
+            while True:
+                while len(waiting) < block and (part := list(islice(places, block))):
+                    fitting = [place for place in part if self._fits(requests[place])]
+                    for place in sorted(set(part) - set(fitting)):
+                        done(place, Answer(error="too_long"))
+                    admitted = [place for place in fitting if budget.admit()]
+                    asked = [
+                        Handed(place, requests[place], labels[requests[place].labels])
+                        for place in admitted
+                    ]
+                    waiting |= self._enqueue(asked)
+                if not waiting:
+                    return
+                for output in self.llm.llm_engine.step():
+                    if output.finished:
+                        one = waiting.pop(self._open.pop(output.request_id))
+                        done(one.place, _answer(output, one.labels))
+        except BaseException:  # such as Ctrl-C: what is finished is kept, the rest is given up
+            self.llm.llm_engine.abort_request(list(waiting), internal=True)
+            raise
+
+    def _enqueue(self, asked: list[Handed]) -> dict[str, Handed]:
+        """Hand requests to the engine; return them by the engine's own ids."""
+        if not asked:
+            return {}
+        try:
+            ids = self.llm.enqueue_chat(
+                [one.request.messages() for one in asked],
+                sampling_params=[_sampling(one.request, one.labels) for one in asked],
                 chat_template_kwargs={"enable_thinking": False},
                 use_tqdm=False,
             )
@@ -121,14 +145,9 @@ class VllmEngine:
             raise UserError(
                 f"vLLM refuses the requests: {str(error).strip().splitlines()[0]}"
             ) from error
-        for (place, _, tokens), output in zip(asked, outputs, strict=True):
-            made = output.outputs[0]
-            scores = tuple(float(made.logprobs[0][token].logprob) for token in tokens)
-            counts = len(output.prompt_token_ids), len(made.token_ids)
-            done(
-                place,
-                Answer("" if tokens else made.text, made.finish_reason or "stop", counts, scores),
-            )
+        # outputs have the id without what the engine adds to it
+        self._open |= {name.partition("-")[0]: name for name in ids}
+        return dict(zip(ids, asked, strict=True))
 
     def _fits(self, request: Request) -> bool:
         """Return whether a request and its answer fit the model; tokens are counted only where
@@ -153,11 +172,22 @@ class VllmEngine:
         return int(ids[0])
 
 
+def _answer(output: Any, labels: list[int]) -> Answer:
+    made = output.outputs[0]
+    scores = tuple(float(made.logprobs[0][token].logprob) for token in labels)
+    tokens = len(output.prompt_token_ids), len(made.token_ids)
+    text = "" if labels else made.text
+    cached = int(output.num_cached_tokens or 0)
+    return Answer(text, made.finish_reason or "stop", tokens, scores, cached=cached)
+
+
 def _sampling(request: Request, labels: list[int]) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    structured = StructuredOutputsParams(json=request.schema) if request.schema else None
+    # without it models fill a document with line ends
+    shape = {"json": request.schema, "disable_any_whitespace": True}
+    structured = StructuredOutputsParams(**shape) if request.schema else None
     return SamplingParams(
         temperature=request.temperature,
         top_p=request.top_p,

