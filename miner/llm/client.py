@@ -54,7 +54,7 @@ def _short(llm: str) -> str:
     return Path(llm).stem if llm.endswith(".gguf") else llm
 
 
-def _weights_of(llm: str) -> str:
+def _llm_weights(llm: str) -> str:
     """What a GGUF file is converted to has the library's version in it, the file has not."""
     if llm.endswith(".gguf"):
         return file_fingerprint(Path(llm))
@@ -129,7 +129,7 @@ class Client:
         options = self.options
         if options.server:
             return fingerprint(["served", self.name])
-        weights = _weights_of(str(options.llm))
+        weights = _llm_weights(str(options.llm))
         return fingerprint(["vllm", weights, sorted(options.llm_option)])
 
     def ask(self, requests: Sequence[Request], label: Label | None = None) -> list[Answer]:
