@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from miner.llm.generate import MineGenerate, Task, request_of, write
+from miner.llm.generate import MineGenerate
 from miner.llm.prompts import load_prompt
 from miner.llm.requests import Answer
-from miner.llm.room import room_for
-from miner.llm.verify import REMEDIES, Guard, fault, read_text
+from miner.llm.verify import REMEDIES, Guard, fault, read_text, room_for
+from miner.llm.writing import Task, request_of, write
 
 PROMPT = load_prompt("hard-negative")
 ORIGINAL = " ".join(["Copper carries heat better than most of the other metals."] * 10)

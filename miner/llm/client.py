@@ -7,7 +7,7 @@ again, or another set of checks asks for nothing twice.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -154,19 +154,7 @@ class Client:
                 if key not in found
             }
             if todo:
-                places, pace = list(todo), Pace(len(todo))
-                first = {key: place for place, key in reversed(list(enumerate(keys)))}
-
-                def done(place: int, answer: Answer) -> None:
-                    key = places[place]
-                    self.budget.used += sum(answer.tokens)
-                    found[key] = answer
-                    if not answer.error:  # what failed may succeed another day
-                        answers.write(key, answer)
-                    came = label(first[key], answer) if label else answer.error or "answered"
-                    pace.add(came, answer.tokens[1])
-
-                load_llm(self.options).generate(list(todo.values()), done, self.budget)
+                self._generate(todo, answers, found, label and _by_key(label, keys))
         missing = sum(key not in found for key in todo)
         if missing:
             raise UserError(
@@ -175,6 +163,32 @@ class Client:
                 " command to go on, or raise --max-requests and --max-tokens-total"
             )
         return [found[key] for key in keys]
+
+    def _generate(
+        self,
+        todo: dict[str, Request],
+        answers: "_Answers",
+        found: dict[str, Answer],
+        label: Callable[[str, Answer], str] | None,
+    ) -> None:
+        """Have requests answered; each answer is kept when it comes."""
+        places, pace = list(todo), Pace(len(todo))
+
+        def done(place: int, answer: Answer) -> None:
+            key = places[place]
+            self.budget.used += sum(answer.tokens)
+            found[key] = answer
+            if not answer.error:  # what failed may succeed another day
+                answers.write(key, answer)
+            came = label(key, answer) if label else answer.error or "answered"
+            pace.add(came, answer.tokens[1])
+
+        load_llm(self.options).generate(list(todo.values()), done, self.budget)
+
+
+def _by_key(label: Label, keys: Sequence[str]) -> Callable[[str, Answer], str]:
+    place = dict(zip(keys, range(len(keys)), strict=True))
+    return lambda key, answer: label(place[key], answer)
 
 
 class _Answers:

@@ -3,8 +3,8 @@ an LLM writes, each of them verified.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,11 @@ from miner.corpus import Documents
 from miner.engine import How
 from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Client
-from miner.llm.prompts import Prompt, fill_in, load_prompt, prompt_path, shorten
-from miner.llm.requests import Answer, Generator, Request
-from miner.llm.room import room_for
-from miner.llm.verify import REMEDIES, Guard, fault, read_text
-from miner.made import Negative, made_shard
+from miner.llm.prompts import Prompt, load_prompt, prompt_path, shorten
+from miner.llm.requests import Generator
+from miner.llm.verify import Guard
+from miner.llm.writing import Task, write
+from miner.made import made_shard
 from miner.models.hub import Reranker
 from miner.models.reranker import load_reranker, reranker_fingerprint
 from miner.options import NAME, option
@@ -41,8 +41,6 @@ FAILURES = pa.schema(
         ("text", TEXT),
     ]
 )
-SHOWN = 2000  # characters of a failed text that are kept
-Check = Callable[[str], tuple[str | None, dict[str, Any]]]
 
 
 class MineGenerate(Generator):
@@ -53,27 +51,6 @@ class MineGenerate(Generator):
     prompt: str = option(
         "hard-negative", "hard-negative, violate-one, contradict, or a file of your own (.toml)"
     )
-
-
-@dataclass(frozen=True)
-class Task:
-    """A text that is to be written.
-
-    Attributes:
-        query_id, parent_id: of the query, and of the document that is rewritten.
-        turn: number of the text for this query.
-        fields: what the template may name.
-        guard: what it is compared with.
-        check: gives a further fault, and what `made_documents` says of the text.
-    """
-
-    query_id: str
-    parent_id: str
-    turn: int
-    fields: dict[str, str]
-    guard: Guard
-    check: Check = field(default=lambda text: (None, {}))
-    score: float | None = None
 
 
 def mine_generate(run: Run, options: MineGenerate, how: How) -> Manifest:
@@ -171,164 +148,6 @@ def written_shard(
             **made_shard(run, options.name, made, key).files,
         },
         drops,
-    )
-
-
-def write(
-    client: Client,
-    prompt: Prompt,
-    tasks: Sequence[Task],
-    options: Generator,
-    answered: Callable[..., np.ndarray] | None = None,
-) -> tuple[list[Negative], list[tuple[Any, ...]]]:
-    """Ask for all texts at once, then again for those that failed a check, up to `retries` times;
-    the model is then told what was wrong.
-
-    Args:
-        client: where requests go.
-        prompt: the prompt.
-        tasks: the texts.
-        options: sampling and retries.
-        answered: says of (tasks, texts) which texts answer their query.
-
-    Returns:
-        The negatives in order of tasks, and each failed answer, as FAILURES has them.
-    """
-    found: dict[int, Negative] = {}
-    failures: list[tuple[Any, ...]] = []
-    made: dict[str, list[str]] = {}
-    told = {"prompt": prompt.title, "model": client.name, "meaning_effect": prompt.meaning_effect}
-    why, spending = dict[int, str](), Spending(options, tasks)
-    for place, task in enumerate(tasks):
-        if room_for(prompt, task.guard, options.max_tokens, False):
-            why[place] = ""
-        else:
-            failures.append((task.query_id, task.parent_id, task.turn, 0, "no_room", ""))
-    for attempt in range(options.retries + 1):
-        asked = [tasks[place] for place in why]
-        requests = [
-            request_of(prompt, task, attempt, options, reason)
-            for task, reason in zip(asked, why.values(), strict=True)
-        ]
-        answers = (
-            client.ask(requests, partial(_came_of_it, prompt, asked, requests)) if requests else []
-        )
-        came = list(zip(asked, requests, answers, strict=True))
-        read = _checked_answers(came, prompt, made, answered)
-        again = dict[int, str]()
-        for place, task, answer, (text, reason, detail) in zip(
-            why, asked, answers, read, strict=True
-        ):
-            spending.add(task, answer)
-            names = task.query_id, task.parent_id
-            if reason is None:
-                found[place] = Negative(*names, text, told | detail, task.score, task.turn)
-            else:
-                failures.append((*names, task.turn, attempt, reason, text[:SHOWN]))
-                if reason not in FINAL:
-                    again[place] = reason
-        why = {place: reason for place, reason in again.items() if spending.goes_on(tasks[place])}
-    return [found[place] for place in sorted(found)], sorted(failures, key=lambda row: row[:4])
-
-
-class Spending:
-    """What the texts of each query have cost, in tokens of answers."""
-
-    def __init__(self, options: Generator, tasks: Sequence[Task]):
-        self.most, self.spent = options.tokens_per_negative, Counter[str]()
-        self.asked = Counter(task.query_id for task in tasks)
-
-    def add(self, task: Task, answer: Answer) -> None:
-        """Count an answer."""
-        self.spent[task.query_id] += answer.tokens[1]
-
-    def goes_on(self, task: Task) -> bool:
-        """Return whether a failed text may be asked for again."""
-        query = task.query_id
-        return self.most is None or self.spent[query] < self.most * self.asked[query]
-
-
-def _came_of_it(
-    prompt: Prompt, tasks: Sequence[Task], asked: Sequence[Request], place: int, answer: Answer
-) -> str:
-    """Say in a word what came, for the line that is shown meanwhile."""
-    text, reason, _ = read_text(answer, prompt, asked[place].schema)
-    return reason or fault(text, tasks[place].guard, prompt) or "kept"
-
-
-def _checked_answers(
-    came: Sequence[tuple[Task, Request, Answer]],
-    prompt: Prompt,
-    made: dict[str, list[str]],
-    answered: Callable[..., np.ndarray] | None,
-) -> list[tuple[str, str | None, dict[str, Any]]]:
-    """Return for each answer its text, why it is no negative (None if it is one), and what is told
-    of it.
-    """
-    read = [_judged(*one, prompt, made) for one in came]
-    passed = [number for number, (_, reason, _) in enumerate(read) if reason is None]
-    if answered and passed:
-        says = answered([came[one][0] for one in passed], [read[one][0] for one in passed])
-        for number in np.array(passed)[says].tolist():
-            read[number] = (read[number][0], "answers_query", {})
-    return read
-
-
-# Errors of the way to the model: sending the same again would fare no better than the attempts that
-# failed.
-FINAL = {
-    "rate_limited",
-    "server_error",
-    "timeout",
-    "connection",
-    "bad_answer",
-    "too_large",
-    "too_long",
-    "rejected",
-}
-
-
-def _judged(
-    task: Task, request: Request, answer: Answer, prompt: Prompt, made: dict[str, list[str]]
-) -> tuple[str, str | None, dict[str, Any]]:
-    text, reason, closed = read_text(answer, prompt, request.schema)
-    if reason is None:
-        others = made.setdefault(task.query_id, [])
-        reason = fault(text, task.guard._replace(others=[*task.guard.others, *others]), prompt)
-    detail: dict[str, Any] = {}
-    if reason is None:
-        reason, detail = task.check(text)
-    if reason is None:
-        others.append(text)
-    return text, reason, detail | ({"closed": "at its last whole sentence"} if closed else {})
-
-
-def request_of(
-    prompt: Prompt, task: Task, attempt: int, options: Generator, reason: str = ""
-) -> Request:
-    """Return the request for a text; its seed depends on the ids, the turn and the attempt.
-
-    Args:
-        prompt, task, options: what is asked.
-        attempt: 0, or how many answers failed before.
-        reason: why the last one did: it is named, and one that was too long is asked for shorter.
-    """
-    seed = int(
-        fingerprint([options.seed, task.query_id, task.parent_id, task.turn, attempt])[:7], 16
-    )
-    room = room_for(prompt, task.guard, options.max_tokens, reason == "truncated")
-    assert room is not None, task  # noqa: S101 - those without are left out before
-    asked = fill_in(prompt.template, task.fields | {"words": str(room.words)})
-    return Request(
-        prompt.opening(),
-        f"{asked}\n{REMEDIES[reason]}" if reason in REMEDIES else asked,
-        prompt.title,
-        prompt.schema_text(room.characters),
-        (),
-        options.temperature,
-        options.top_p,
-        room.tokens,
-        seed,
     )
 
 

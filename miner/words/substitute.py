@@ -15,9 +15,10 @@ from typing import Any
 from miner.engine import How
 from miner.files import fingerprint
 from miner.llm.client import Client
-from miner.llm.generate import Task, facts, model_of, one_process, written_shard
+from miner.llm.generate import facts, model_of, one_process, written_shard
 from miner.llm.prompts import load_prompt
 from miner.llm.verify import Guard
+from miner.llm.writing import Task
 from miner.made import Negative, made_shard
 from miner.query_shard import originals_of
 from miner.stages import Shard, Stage, run_stage
