@@ -45,10 +45,7 @@ def converted(file: Path) -> Path:
     if folder.is_dir():
         return folder
     if find_spec("gguf") is None:
-        raise UserError(
-            f"{file} is a GGUF file, which needs the package gguf: pip install"
-            " 'quarry-negatives[llm]'"
-        )
+        raise UserError(f"{file} is a GGUF file, which needs the package gguf: pip install gguf")
     log.warning("%s: written once to %s", file.name, folder.parent)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -127,12 +127,8 @@ def locate(model: str, backend: str = "torch", kind: str = "encoder") -> Path:
     Raises:
         UserError: there is no such folder, and the hub does not give it.
     """
-    if Path(model).is_dir():
-        return Path(model)
-    if kind == "llm" and model.endswith(".gguf") and Path(model).is_file():
-        from miner.models.gguf_file import converted
-
-        return converted(Path(model))
+    if (here := _here(Path(model), kind)) is not None:
+        return here
     if Path(model).exists() or model.count("/") > 1 or model.startswith((".", "~")):
         raise UserError(
             f"{kind} {model!r} is no folder; give a folder with a saved model, or a hub id such as"
@@ -157,6 +153,14 @@ def locate(model: str, backend: str = "torch", kind: str = "encoder") -> Path:
             f"{kind} {model!r} is neither a folder here nor to be had from the hub ({reason}); give"
             f" a folder{other}"
         ) from error
+
+
+def _here(path: Path, kind: str) -> Path | None:
+    if kind == "llm" and path.suffix == ".gguf" and path.is_file():
+        from miner.models.gguf_file import converted
+
+        return converted(path)
+    return path if path.is_dir() else None
 
 
 def files_of(backend: str) -> list[str]:
