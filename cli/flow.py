@@ -16,6 +16,7 @@ from miner.errors import UserError
 from miner.options import Options
 
 DEMO = Path(__file__).parent / "demo.toml"
+DEMO_LLM = DEMO.with_name("demo_llm.toml")
 PER_SET = ("select", "export")
 
 
@@ -129,21 +130,31 @@ def carry_out(at: Settings, plan: list[Planned], force: bool, workers: int, as_j
         print(f"\nreport: {report.resolve()}")
 
 
-def carry_out_demo(folder: Path | None, full: bool, workers: int, as_json: bool) -> None:
+TOY = """
+A model of 135 million parameters wrote and judged this. What it writes is often no hard negative,
+and its p(yes) is a toy's: see how all fits together here, then name a real one with --llm or
+--server (docs/language-models.md)."""
+
+
+def carry_out_demo(folder: Path | None, full: bool, llm: bool, workers: int, as_json: bool) -> None:
     """Carry out the demo's plan, and say what to do next.
 
     Args:
         folder: the run folder.
         full: all functions in place of the sample.
+        llm: the plan with a language model.
         workers, as_json: as for every plan.
     """
-    config = read_config(DEMO)
+    config = read_config(DEMO_LLM if llm else DEMO)
     if full:
         del config["ingest"]["stdlib"]["sample"]
-    at = Settings(folder or Path("demo-run-full" if full else "demo-run"), config)
+    name = "demo-run" + ("-llm" if llm else "") + ("-full" if full else "")
+    at = Settings(folder or Path(name), config)
     carry_out(at, make_plan(config, None, None), False, workers, as_json)
     if as_json:
         return
+    if llm:
+        print(TOY)
     query_id = at.run.read(at.run.QUERIES, at.run.query_shards()[0])["query_id"][0].as_py()
     print(
         f"""

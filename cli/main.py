@@ -175,13 +175,19 @@ def demo(
     full: Annotated[
         bool, typer.Option("--full", help="all of the standard library, not a sample of it")
     ] = False,
+    llm: Annotated[
+        bool,
+        typer.Option(
+            "--llm", help="negatives that a small language model writes, pairs that it judges"
+        ),
+    ] = False,
     workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole flow on Python's own standard library: docstring summary -> function source."""
     from cli.flow import carry_out_demo
 
-    carry_out_demo(folder, full, workers, as_json)
+    carry_out_demo(folder, full, llm, workers, as_json)
 
 
 @app.command()

@@ -22,7 +22,8 @@ def guard(words=0, original=ORIGINAL):
 
 def test_room_follows_from_the_prompt_and_from_what_is_shown():
     room = room_for(PROMPT, guard(), None, False)
-    assert room.words == 150 and room.characters >= 150 * len(ORIGINAL) / 100
+    assert room.words == 150 and room.characters[1] >= 150 * len(ORIGINAL) / 100
+    assert 0.8 * 30 < room.characters[0] / 5.8 < 1.2 * 30
     shown = room_for(PROMPT, guard(words=20), None, False)
     assert shown.words == 30 and shown.tokens < room.tokens / 3
     assert room_for(load_prompt("pseudo-query"), guard(), None, False).words == 24
@@ -71,9 +72,9 @@ def test_a_text_that_was_cut_off_ends_at_its_last_sentence(raw, text):
 @pytest.mark.parametrize(("most", "closed"), [(37, True), (38, True), (39, False)])
 def test_a_text_that_the_schema_ended_ends_at_a_sentence(most, closed):
     answer = Answer(json.dumps({"text": "Tin is soft. It melts at two hundred a"}))
-    found = read_text(answer, PROMPT, PROMPT.schema_text(most))
+    found = read_text(answer, PROMPT, PROMPT.schema_text(0, most))
     assert (found.text == "Tin is soft.", found.closed, found.reason) == (closed, closed, None)
-    assert not read_text(answer, load_prompt("contradict"), PROMPT.schema_text(most)).closed
+    assert not read_text(answer, load_prompt("contradict"), PROMPT.schema_text(0, most)).closed
 
 
 def test_a_copy_of_the_example_or_of_the_instructions_is_a_fault_of_its_own():

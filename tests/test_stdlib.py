@@ -113,7 +113,7 @@ def test_stdlib_leaves_out_what_is_no_library(tmp_path, run, monkeypatch):
         )
     )
     whole = stdlib.read_stdlib
-    monkeypatch.setattr(stdlib, "read_stdlib", lambda sample: whole(root, sample))
+    monkeypatch.setattr(stdlib, "read_stdlib", lambda **asked: whole(root, **asked))
     manifest, *_ = ingest(run, IngestStdlib(), How())
     docs = {doc_id: (title, text) for doc_id, title, text in documents(run)}
     assert sorted(docs) == sorted(
@@ -163,3 +163,15 @@ def test_a_sample_holds_whole_functions_and_grows_with_its_size():
         return row.values[2].partition("\t")[0] if row.table == "rejects" else row.values[0]
 
     assert few == [row for row in everything if of(row) in names(few)]
+
+
+def test_prose_is_the_rest_of_a_docstring_word_for_word():
+    """A sentence with line ends in it is found as it stands; short rests are left out."""
+    rows = list(stdlib.read_stdlib(prose=True).rows)
+    sources = {row.values[0]: row for row in stdlib.read_stdlib().rows if row.table == "queries"}
+    texts = {row.values[0]: row.values[-1] for row in rows if row.table == "documents"}
+    asked = {row.values[0]: row.values[-1] for row in rows if row.table == "queries"}
+    assert len(asked) > 1000 and asked.keys() <= texts.keys() & sources.keys()
+    assert all(len(text.split()) >= stdlib.SHORTEST_PROSE for text in texts.values())
+    again = sum(" ".join(texts[name].split()).startswith(asked[name]) for name in asked)
+    assert again <= 2  # a docstring or two begins with the same sentence twice

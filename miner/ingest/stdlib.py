@@ -25,7 +25,7 @@ from miner.store import Run
 
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)\s")
-SHORTEST_QUERY = 3  # words
+SHORTEST_QUERY, SHORTEST_PROSE = 3, 20  # words
 Node: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -35,29 +35,36 @@ class IngestStdlib(Ingest):
     sample: int | None = option(
         None, "functions that are read, chosen by a hash of their names [default: all]", ge=1
     )
+    prose: bool = option(
+        False, "documents are the rest of the docstrings, where that is long enough, not the source"
+    )
 
     def read(self, run: Run) -> Reading:
         """Python's standard library -> rows."""
-        return read_stdlib(sample=self.sample)
+        return read_stdlib(sample=self.sample, prose=self.prose)
 
 
 class Function(NamedTuple):
     """A function or class with a docstring: its name within the module, its line, the
-    docstring's first sentence, the source without it.
+    docstring's first sentence, the rest of it, the source without it.
     """
 
     name: str
     line: int
     sentence: str
+    rest: str
     source: str
 
 
-def read_stdlib(root: Path | None = None, sample: int | None = None) -> Reading:
+def read_stdlib(
+    root: Path | None = None, sample: int | None = None, prose: bool = False
+) -> Reading:
     """Python's standard library -> rows.
 
     Args:
         root: another folder of Python files.
         sample: how many functions; the same for everyone who has this version of Python.
+        prose: whether the rest of a docstring is the document, not the source.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     files = sorted(
@@ -67,7 +74,7 @@ def read_stdlib(root: Path | None = None, sample: int | None = None) -> Reading:
     digest = hashlib.blake2b(python_version().encode(), digest_size=8)
     for file in files:
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    rows = _function_rows(root, files)
+    rows = _function_rows(root, files, prose)
     if sample is not None:
         rows = _sample_functions(list(rows), sample)
     return Reading({"Python's standard library": digest.hexdigest()}, rows, [])
@@ -85,7 +92,7 @@ def _sample_functions(rows: list[Row], sample: int) -> Iterator[Row]:
             yield row
 
 
-def _function_rows(root: Path, files: Sequence[Path]) -> Iterator[Row]:
+def _function_rows(root: Path, files: Sequence[Path], prose: bool) -> Iterator[Row]:
     for path in files:
         file = path.relative_to(root).as_posix()
         module = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
@@ -94,9 +101,13 @@ def _function_rows(root: Path, files: Sequence[Path]) -> Iterator[Row]:
         except (SyntaxError, ValueError, RecursionError) as error:
             yield Row("rejects", file, 1, ("documents", "not_python", str(error)))
             continue
-        for name, line, sentence, source in found:
+        for name, line, sentence, rest, source in found:
+            if prose and len(rest.split()) < SHORTEST_PROSE:
+                continue
             doc_id = f"{module}:{name}"
-            yield Row("documents", file, line, (doc_id, module, "listed", source))
+            yield Row(
+                "documents", file, line, (doc_id, module, "listed", rest if prose else source)
+            )
             if len(sentence.split()) < SHORTEST_QUERY:
                 yield Row(
                     "rejects", file, line, ("queries", "short_query", f"{doc_id}\t{sentence}")
@@ -131,9 +142,10 @@ def functions(source: str) -> Iterator[Function]:
         if docstring:
             name = qualified if qualified not in names else f"{qualified}@{node.lineno}"
             names.add(name)
-            yield Function(
-                name, node.lineno, first_sentence(docstring), _without_docstring(lines, node)
-            )
+            said = docstring.strip()
+            sentence = first_sentence(said)
+            rest = said[_length_of(said, sentence) :].strip()
+            yield Function(name, node.lineno, sentence, rest, _without_docstring(lines, node))
 
 
 def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[str, Node]]:
@@ -152,6 +164,12 @@ def first_sentence(docstring: str) -> str:
     """
     paragraph = re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)[0]
     return " ".join(SENTENCE_END.split(paragraph, maxsplit=1)[0].split())
+
+
+def _length_of(text: str, words: str) -> int:
+    """Return where the words that a text begins with end in it, white space as it stands there."""
+    found = re.match(r"\s+".join(map(re.escape, words.split())), text)
+    return found.end() if found else 0
 
 
 def _without_docstring(lines: Sequence[str], node: Node) -> str:

@@ -78,12 +78,12 @@ class Prompt(BaseModel):
         """Return name and version."""
         return f"{self.name}@{self.version}"
 
-    def schema_text(self, characters: int) -> str:
-        """Return the schema as JSON, always the same bytes; the text has at most so many
-        characters.
+    def schema_text(self, least: int, most: int) -> str:
+        """Return the schema as JSON, always the same bytes; the text has so many characters, unless
+        the prompt's own schema says otherwise.
         """
         properties = self.json_schema.get("properties", {})
-        text = {"maxLength": characters} | properties.get(self.output, {})
+        text = {"minLength": least, "maxLength": most} | properties.get(self.output, {})
         bounded = self.json_schema | {"properties": properties | {self.output: text}}
         return dumps(bounded, sort_keys=True)
 

@@ -6,7 +6,7 @@ for its length.
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from json import JSONDecodeError, JSONDecoder, loads
 from typing import Any, NamedTuple
@@ -51,7 +51,8 @@ SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”
 BYTES_PER_TOKEN = 2.5
 # tokens of the JSON around the text, and of each other value that the schema has
 AROUND, OTHER_VALUE = 24, 96
-STEPS = 2  # schemas of so many lengths for each doubling: an engine compiles each one
+STEPS = 2  # lengths of schemas for each doubling: an engine compiles each one
+LONGER = 1.15
 
 
 class Found(NamedTuple):
@@ -167,12 +168,12 @@ class Guard(NamedTuple):
 
 
 class Room(NamedTuple):
-    """The most words that are asked for, characters that the schema lets through, tokens of the
-    whole answer.
+    """The most words that are asked for, the least and the most characters that the schema lets
+    through, tokens of the whole answer.
     """
 
     words: int
-    characters: int
+    characters: tuple[int, int]
     tokens: int
 
 
@@ -197,14 +198,16 @@ def room_for(prompt: Prompt, guard: Guard, max_tokens: int | None, shorter: bool
     if words < max(least, 1.0):
         return None
     words = max(words / 2, least + 1) if shorter and words / 2 >= 1 else words
-    characters = math.ceil(words * each) + 16
-    tokens = math.ceil(characters * heavy / BYTES_PER_TOKEN) + around
-    return Room(int(words), _step(characters), min(tokens, max_tokens or tokens))
+    most = math.ceil(words * each) + 16
+    tokens = math.ceil(most * heavy / BYTES_PER_TOKEN) + around
+    # words may be longer than the original's, so a little more than the least; rounded down
+    fewest = _step(int(LONGER * least * each), math.floor)
+    return Room(int(words), (fewest, _step(most, math.ceil)), min(tokens, max_tokens or tokens))
 
 
-def _step(characters: int) -> int:
-    """Return the next of a few lengths that is no shorter."""
-    return math.ceil(2 ** (math.ceil(STEPS * math.log2(characters)) / STEPS))
+def _step(characters: int, rounded: Callable[[float], int]) -> int:
+    """Return the nearest of a few lengths: schemas of so many lengths for each doubling."""
+    return int(2 ** (rounded(STEPS * math.log2(characters)) / STEPS)) if characters > 1 else 0
 
 
 def fault(text: str, guard: Guard, prompt: Prompt) -> str | None:

@@ -211,7 +211,7 @@ def request_of(
         prompt.opening(),
         f"{asked}\n{REMEDIES[reason]}" if reason in REMEDIES else asked,
         prompt.title,
-        prompt.schema_text(room.characters),
+        prompt.schema_text(*room.characters),
         (),
         options.temperature,
         options.top_p,

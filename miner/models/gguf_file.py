@@ -32,6 +32,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("QUARRY_CACHE") or own).expanduser()
 
 
+def converted_folder(file: Path) -> Path:
+    """Return where a GGUF file's model is, or will be."""
+    return cache_folder() / "models" / f"{file.stem}-{file_fingerprint(file)}"
+
+
 @lru_cache
 def converted(file: Path) -> Path:
     """Return the folder of a GGUF file's model, which is written if it is not there yet: weights in
@@ -41,7 +46,7 @@ def converted(file: Path) -> Path:
         UserError: the package gguf is not installed, or the file is no model that transformers
             reads.
     """
-    folder = cache_folder() / "models" / f"{file.stem}-{file_fingerprint(file)}"
+    folder = converted_folder(file)
     if folder.is_dir():
         return folder
     if find_spec("gguf") is None:
