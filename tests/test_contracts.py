@@ -224,6 +224,7 @@ EXAMPLES = [
     "miner.search.tokens",
     "miner.search.topk",
     "miner.llm.pace",
+    "scoring.judge.calibration",
     "miner.llm.verify",
     "miner.seeds",
     "miner.views",

@@ -147,7 +147,7 @@ def test_select_leaves_out_what_the_judge_calls_relevant(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"votes": 9}, "--votes is 9, but prompt judge@1 has 5 wordings"),
+        ({"votes": 9}, "--votes is 9, but prompt judge@2 has 5 wordings"),
         ({"drop_at": 0.8, "promote_at": 0.7}, "--promote-at 0.7 is below"),
         ({"name": "similarity"}, "is the name of another judge"),
         ({"name": "a.b"}, "holds a dot"),

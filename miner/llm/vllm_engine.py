@@ -58,6 +58,8 @@ class VllmEngine:
     def __init__(self, folder: Path, options: Sequence[str], trust_remote_code: bool):
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for summaries
+        # GiB for what was read, on a CPU: vLLM would take nine tenths of the machine
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         try:
             from vllm import LLM
             from vllm.platforms import current_platform
@@ -84,7 +86,8 @@ class VllmEngine:
                 trust_remote_code=trust_remote_code,
                 **(plain | engine_options(options)),
             )
-        except (ValueError, OSError, TypeError) as error:
+        # a RuntimeError is of the engine's own process, which has said why
+        except (ValueError, OSError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"vLLM cannot load {folder}: {str(error).strip().splitlines()[0]}"
             ) from error

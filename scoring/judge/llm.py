@@ -25,6 +25,7 @@ from miner.llm.prompts import JudgePrompt, fill_in, load_judge_prompt, prompt_pa
 from miner.llm.requests import Asking, Budget, Llm, Request
 from miner.options import NAME, option
 from miner.store import Manifest, Run
+from scoring.judge.calibration import Scale, fit_scale
 from scoring.judge.judging import (
     OVER_BUDGET,
     Asked,
@@ -37,6 +38,7 @@ from scoring.judge.judging import (
 )
 
 MEANT = 0.5  # p(yes) from which a vote is a yes
+CALIBRATED_ON = 400  # pairs, at least, if there are so many
 
 
 class JudgeLlm(Asking):
@@ -62,6 +64,11 @@ class JudgeLlm(Asking):
         "of several models: one is sure where p(yes) is at most this, or at least 1 - this",
         ge=0,
         lt=0.5,
+    )
+    calibrate: bool = option(
+        False,
+        "fit a temperature and an offset of p(yes) on known positives against random documents"
+        " before the verdicts",
     )
     max_pairs_per_query: int | None = option(
         None,
@@ -122,7 +129,9 @@ def _vote_facts(
     mean = np.concatenate([np.empty(0), *flips]).mean() if sum(map(len, flips)) else None
     rate = {} if mean is None else {"flip_rate": round(float(mean), 4)}
     names = ", ".join(client.name for client in clients)
-    return {"llm": names, "prompt": prompt.title, "votes": options.votes, **rate}
+    told = {"llm": names, "prompt": prompt.title, "votes": options.votes, **rate}
+    scale = LlmJudge(options, prompt, clients).calibrated(judging).scale
+    return told | ({"calibration": scale._asdict()} if scale else {})
 
 
 def _ask_cheap_models(judging: Judging, judge: "LlmJudge") -> Judge:
@@ -130,7 +139,7 @@ def _ask_cheap_models(judging: Judging, judge: "LlmJudge") -> Judge:
     for number in range(len(judge.clients) - 1):
         for key in judging.run.query_shards():
             judge.ask(judging.asked(key), judge.clients[: number + 1])
-    return judge.judge
+    return judge.calibrated(judging).judge
 
 
 class Votes(NamedTuple):
@@ -154,6 +163,38 @@ class LlmJudge(NamedTuple):
     options: JudgeLlm
     prompt: JudgePrompt
     clients: Sequence[Client]
+    scale: Scale | None = None
+
+    def calibrated(self, judging: Judging) -> "LlmJudge":
+        """Return this judge with its scale, if one is asked for: of the first queries' positives
+        and one random document each.
+
+        Raises:
+            UserError: none can be fitted.
+        """
+        if not self.options.calibrate:
+            return self
+        scores, answers = list[np.ndarray](), list[np.ndarray]()
+        for key in judging.run.query_shards():
+            if sum(map(len, scores)) < CALIBRATED_ON:
+                asked = known_pairs(judging.asked(key))
+                scores.append(self.votes_of(asked)[0].mean(axis=1))
+                answers.append(asked.pairs.positive)
+        scale = fit_scale(np.concatenate(scores), np.concatenate(answers))
+        if scale is None:
+            raise UserError(
+                "--calibrate: positives get no higher p(yes) than random documents, so there is"
+                " nothing to fit; leave it out, and do not trust this judge here"
+            )
+        return self._replace(scale=scale)
+
+    def votes_of(self, asked: Asked) -> tuple[np.ndarray, Votes]:
+        """Return the last word of all models on each pair (p, votes), and what each said."""
+        said = self.ask(asked, self.clients)
+        votes = said.said[0]
+        for later in said.said[1:]:
+            votes = np.where(np.isnan(later), votes, later)
+        return votes, said
 
     def ask(self, asked: Asked, clients: Sequence[Client]) -> Votes:
         """Ask each model about what the one before is not sure of."""
@@ -195,14 +236,13 @@ class LlmJudge(NamedTuple):
     def judge(self, asked: Asked) -> Judged:
         """Judge the pairs of a shard."""
         name, pairs = self.options.name, asked.pairs
-        within, said, errors = self.ask(asked, self.clients)
-        votes = said[0]
-        for later in said[1:]:
-            votes = np.where(np.isnan(later), votes, later)
+        votes, (within, said, errors) = self.votes_of(asked)
         score = votes.mean(axis=1)
         lost = np.isnan(score)
         promote_at, drop_at = self.options.promote_at, self.options.drop_at
         contrary = ((votes >= MEANT) != (score >= MEANT)[:, None]).mean(axis=1)
+        if self.scale:
+            score = self.scale(score)
         verdict = np.select(
             [lost | pairs.positive, score >= promote_at, score >= drop_at],
             ["", "promote", "drop"],
@@ -220,6 +260,18 @@ class LlmJudge(NamedTuple):
         if len(said) > 1:
             parts.append(judgments(pairs, f"{name}.first", said[0].mean(axis=1)))
         return parts, Counter(why for why, none in zip(reason, lost, strict=True) if none)
+
+
+def known_pairs(asked: Asked) -> Asked:
+    """Return of each query its first positive and its first random document."""
+    shard, pairs = asked.shard, asked.pairs
+    table = shard.run.read(f"{Run.SOURCES}/random", shard.key)
+    drawn = np.isin(pairs.codes, shard.codes(*shard.places(table))) & ~pairs.positive
+    chosen = np.zeros(len(pairs), bool)
+    for kind in (pairs.positive, drawn):
+        places = np.flatnonzero(kind)
+        chosen[places[np.unique(pairs.query[places], return_index=True)[1]]] = True
+    return asked._replace(pairs=pairs.take(chosen))
 
 
 def _texts(values: list[str]) -> pa.Array:
