@@ -2,9 +2,9 @@
 HTTP, with faults by order.
 
 Answers depend on the payload alone. What the server can do, `can`, is what vLLM can unless it is
-told otherwise; requests that ask for it are kept apart in `probes`. `faults` maps a part of the last message to what goes wrong
-with it, one fault a time it is asked; after the last of them it is answered. One in `refuse`
-payloads is answered by a refusal, always.
+told otherwise; requests that ask for it are kept apart in `probes`. `faults` maps a part of the
+last message to what goes wrong with it, one fault a time it is asked; after the last of them it is
+answered. One in `refuse` payloads is answered by a refusal, always.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ def logprobs_of(payload):
 
 
 def top_of(payload):
-    """The likeliest tokens: Yes in two ways of writing it, No if it is likely enough, and others."""
+    """The likeliest tokens: Yes in two spellings, No if it is likely enough, and others."""
     no = -1.0 - logit(payload["model"], payload["messages"][-1]["content"])
     half = -1.0 + math.log(0.5)
     said = {"Yes": half, "\u2581yes": half, " No": no, "The": -3.0, "Perhaps": LEAST}

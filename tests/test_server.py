@@ -172,7 +172,7 @@ def test_structured_outputs_as_far_as_the_server_has_them(tmp_path, formats, cap
 
 
 def test_a_busy_server_settles_no_format(tmp_path):
-    run = toy_run(tmp_path / "run")
+    run = toy_run(tmp_path / "run", shard_queries=5)
     with llm_server({"probe": ["500"]}) as server:
         generate(run, server, attempts=1)
         assert len(server.probes) == 1 and len(server.received) == 5
@@ -255,5 +255,3 @@ def test_a_server_without_a_list_of_models_has_the_one_that_is_named(tmp_path):
         with pytest.raises(UserError, match="answers 404 when asked for its models"):
             generate(run, server)
         assert generate(run, server, llm="tiny").rows["candidates"] == 5
-
-
