@@ -45,6 +45,8 @@ def serving(command, log, **environment):
             except OSError:
                 assert process.poll() is None, log.read_text()[-3000:]
                 time.sleep(0.5)
+        else:
+            raise TimeoutError(log.read_text()[-3000:])
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         os.killpg(process.pid, 15)

@@ -223,6 +223,7 @@ EXAMPLES = [
     "miner.search.gloss",
     "miner.search.tokens",
     "miner.search.topk",
+    "miner.llm.labels",
     "miner.llm.verify",
     "miner.seeds",
     "miner.views",

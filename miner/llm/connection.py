@@ -66,14 +66,14 @@ def connect(options: Llm) -> Any:
     http.event_hooks = {"request": [stay], "response": [bound]}
     return openai.AsyncOpenAI(
         base_url=url,
-        api_key=_key() or "none",
+        api_key=_own_key() or "none",
         max_retries=0,
         timeout=options.timeout,
         http_client=http,
     )
 
 
-def _key() -> str:
+def _own_key() -> str:
     found = os.environ.get(KEY, "").strip()
     if not (found.isascii() and found.isprintable()):
         raise UserError(f"{KEY} holds a character that no key has, such as a line break; set it")
@@ -82,7 +82,7 @@ def _key() -> str:
 
 def hide(text: str) -> str:
     """Return what a server said without the key, should it say that."""
-    key = _key()
+    key = _own_key()
     return text.replace(key, "[key]") if len(key) >= SHORTEST_KEY else text
 
 
