@@ -95,7 +95,7 @@ def test_the_text_of_transformers_serve_is_the_likelier_word(transformers, exact
     assert manifest.facts["scores"] == TEXT and manifest.drops == {}
     clear = {pair for pair, score in wanted.items() if abs(score - 0.5) > 1e-3}
     assert len(clear) >= 25
-    assert all(scores[pair] == pytest.approx(wanted[pair] > 0.5, abs=1e-6) for pair in clear)
+    assert all(scores[pair] == pytest.approx(float(wanted[pair] > 0.5), abs=1e-6) for pair in clear)
     assert {round(score) for score in scores.values()} == {0, 1}
 
 
