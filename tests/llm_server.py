@@ -1,13 +1,15 @@
 """A server that speaks as much of OpenAI's protocol as the client asks for, on loopback over real
 HTTP, with faults by order.
 
-Answers depend on the payload alone. `faults` maps a part of the last message to what goes wrong
-with it, one fault a time it is asked; after the last of them it is answered. One in `refuse`
-payloads is answered by a refusal, always.
+Answers depend on the payload alone. What the server can do, `can`, is what vLLM can unless it is
+told otherwise; requests that ask for it are kept apart in `probes`. `faults` maps a part of the
+last message to what goes wrong with it, one fault a time it is asked; after the last of them it is
+answered. One in `refuse` payloads is answered by a refusal, always.
 """
 
 import hashlib
 import json
+import math
 import socket
 import threading
 import time
@@ -15,6 +17,7 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from miner.llm.server import PROBE
 from miner.llm.verify import AGAIN
 
 WORDS = [
@@ -58,6 +61,7 @@ WORDS = [
     "island",
 ]
 HUGE = 50 * 2**20
+LEAST = -6.0  # of the log-probabilities that are among the top
 
 
 def words_of(payload, count=4):
@@ -71,6 +75,20 @@ def logprobs_of(payload):
     """What the two labels get: the first -1, the second by the last message and the model."""
     first, second = payload["logprob_token_ids"]
     return {first: -1.0, second: -1.0 - logit(payload["model"], payload["messages"][-1]["content"])}
+
+
+def top_of(payload):
+    """The likeliest tokens: Yes in two spellings, No if it is likely enough, and others."""
+    no = -1.0 - logit(payload["model"], payload["messages"][-1]["content"])
+    half = -1.0 + math.log(0.5)
+    said = {"Yes": half, "\u2581yes": half, " No": no, "The": -3.0, "Perhaps": LEAST}
+    return {token: value for token, value in said.items() if value >= LEAST}
+
+
+def verdict_of(payload):
+    """A text that says the likelier label, in its own way; neither if both are as likely."""
+    value = logit(payload["model"], payload["messages"][-1]["content"])
+    return "Perhaps." if abs(value) < 0.5 else "**Yes**, it does." if value > 0 else "no"
 
 
 def logit(model, user):
@@ -96,22 +114,41 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self):
-        self.send(
-            200,
-            {
-                "object": "list",
-                "data": [
-                    {"id": name, "object": "model", "created": 0, "owned_by": "tests"}
-                    for name in ("tiny", "large")
-                ],
-            },
-        )
+        if self.moved():
+            return
+        if not self.server.models:
+            return self.send(404, {"error": {"message": "no such path"}})
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "tests"}
+            for name in self.server.models
+        ]
+        self.send(200, {"object": "list", "data": models})
+
+    def moved(self):
+        """Note the key, and send to another place what is to go there."""
+        at, inside = self.server, self.path.startswith("/moved")
+        at.keys.append(self.headers.get("Authorization"))
+        if inside or at.elsewhere:
+            at.hops += 1
+            to = self.path.removeprefix("/moved") if inside else at.elsewhere + self.path
+            self.send(307, {}, [("Location", to)])
+        return inside or at.elsewhere
 
     def do_POST(self):
         at = self.server
         payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.moved():
+            return
         if self.path.endswith("/tokenize"):
-            return self.send(200, {"tokens": at.tokens.get(payload["prompt"], [1, 2])})
+            if at.can["ids"]:
+                return self.send(200, {"tokens": at.tokens.get(payload["prompt"], [1, 2])})
+            return self.send(404, {"error": {"message": "no such path"}})
+        if payload["messages"][0]["content"] == PROBE:
+            at.probes.append(payload)
+        if what := self.beyond(payload):
+            return self.send(400, {"error": {"message": f"unknown: {what}"}})
+        if payload["messages"][0]["content"] == PROBE:
+            return self.answer(payload, at.faults.get("probe", ["ok"])[-1])
         user = payload["messages"][-1]["content"]
         key = json.dumps(payload, sort_keys=True)
         with at.lock:
@@ -127,7 +164,6 @@ class Handler(BaseHTTPRequestHandler):
             fault = planned[at.asked[first]] if at.asked[first] < len(planned) else fault
             at.asked[first] += 1
             at.received.append((key, fault))
-            at.keys.append(self.headers.get("Authorization"))
         try:
             self.answer(payload, fault)
             with at.lock:
@@ -138,12 +174,21 @@ class Handler(BaseHTTPRequestHandler):
             with at.lock:
                 at.open -= 1
 
+    def beyond(self, payload):
+        """Return what is asked for that this server refuses."""
+        can, kind = self.server.can, payload.get("response_format", {}).get("type")
+        if kind and kind not in can["formats"]:
+            return kind
+        if can["top"] and payload.get("top_logprobs", 0) > can["top"]:
+            return "top_logprobs"
+        return "template" if "chat_template_kwargs" in payload and not can["template"] else None
+
     def answer(self, payload, fault):
         time.sleep(self.server.delay)
         text = words_of(payload)
-        if fault in ("429", "500", "400", "401"):
+        if fault[:3] in ("429", "500", "400", "401"):
             self.send(
-                int(fault),
+                int(fault[:3]),
                 {"error": {"message": f"as ordered: {fault}"}},
                 [("Retry-After", "0.05")] if fault == "429" else [],
             )
@@ -161,10 +206,17 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault == "half":
             self.send(200, b'{"choices": [{"message": {"content": "ab')
+        elif fault.startswith("says "):
+            self.send(200, self.completion(json.dumps({"text": f"{fault} {text}"})))
         elif fault == "huge":
             self.send(200, self.completion("x" * HUGE))
-        elif payload.get("logprobs"):
-            self.send(200, self.completion("Yes", logprobs_of(payload)))
+        elif payload.get("logprobs") and self.server.can["ids"] and "top_logprobs" not in payload:
+            said = {f"token_id:{id}": value for id, value in logprobs_of(payload).items()}
+            self.send(200, self.completion("Yes", said))
+        elif payload.get("top_logprobs") and self.server.can["top"]:
+            self.send(200, self.completion("Yes", top_of(payload)))
+        elif "response_format" not in payload and "JSON" not in payload["messages"][0]["content"]:
+            self.send(200, self.completion(verdict_of(payload)))
         else:
             said = {
                 "refusal": json.dumps({"text": "I'm sorry, but I cannot help with that."}),
@@ -192,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
         }
         if logprobs:
             said = [
-                {"token": f"token_id:{token}", "logprob": value, "bytes": None}
+                {"token": token, "logprob": value, "bytes": None}
                 for token, value in logprobs.items()
             ]
             choice["logprobs"] = {
@@ -217,7 +269,7 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def llm_server(faults=None, delay=0.0, refuse=0):
+def llm_server(faults=None, delay=0.0, refuse=0, can=None):
     """Serve; the server's `received`, `finished` and `most_open` say what came."""
     server = Server(("127.0.0.1", 0), Handler)
     server.lock, server.delay, server.faults, server.refuse = (
@@ -226,7 +278,14 @@ def llm_server(faults=None, delay=0.0, refuse=0):
         faults or {},
         refuse,
     )
-    server.tokens = {"Yes": [7], "No": [8]}
+    server.tokens, server.models = {"Yes": [7], "No": [8]}, ("tiny", "large")
+    server.elsewhere, server.hops, server.probes = None, 0, []
+    server.can = {
+        "ids": True,
+        "top": 20,
+        "template": True,
+        "formats": ("json_schema", "json_object"),
+    } | (can or {})
     server.asked, server.received, server.finished, server.open, server.most_open, server.keys = (
         Counter(),
         [],

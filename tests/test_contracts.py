@@ -225,6 +225,7 @@ EXAMPLES = [
     "miner.search.topk",
     "miner.llm.pace",
     "scoring.judge.calibration",
+    "miner.llm.labels",
     "miner.llm.verify",
     "miner.seeds",
     "miner.views",

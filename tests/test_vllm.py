@@ -4,17 +4,15 @@ test-vllm`. Nothing here is a mock.
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from serving import serving, vllm_command
 from tiny_llama import save_llama
 from toy import GOLD, rows, toy_run
 
@@ -56,49 +54,8 @@ def own(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(llama, tmp_path_factory):
     """vLLM's own server on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        str(llama),
-        "--served-model-name",
-        "tiny",
-    ]
-    command += [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--dtype",
-        "float32",
-        "--enforce-eager",
-        "--max-model-len",
-        "2048",
-    ]
-    log = tmp_path_factory.mktemp("server") / "log"
-    with open(log, "wb") as out:
-        process = subprocess.Popen(
-            [*command, "--max-num-seqs", "32"],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()[-3000:]
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+    with serving(vllm_command(llama), tmp_path_factory.mktemp("server") / "log") as url:
+        yield url
 
 
 def quarry(run, *words):

@@ -16,17 +16,20 @@ from pathlib import Path
 
 from miner.errors import UserError, log
 from miner.files import file_fingerprint, fingerprint
+from miner.llm.labels import EXACT, NO_LABEL, WAYS, Way
 from miner.llm.pace import Label, Pace
 from miner.llm.requests import Answer, Budget, Llm, Model, Request
 from miner.models.gguf_file import embedded_llm
 from miner.models.hub import locate, weights_fingerprint
 from miner.store import Run
 
-_LOADED: dict[Llm, "Model"] = {}
+_LOADED: dict[tuple[Llm, Way], "Model"] = {}
 FILE = "llm_answers.sqlite"
 TABLES = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS served (server TEXT PRIMARY KEY, name TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS ways (server TEXT, name TEXT, way TEXT NOT NULL,"
+    " PRIMARY KEY (server, name)) WITHOUT ROWID",
 )
 
 
@@ -68,7 +71,7 @@ def _served(options: Llm) -> str:
     return served_model(options)
 
 
-def load_llm(options: Llm) -> "Model":
+def load_llm(options: Llm, way: Way = WAYS[0]) -> "Model":
     """Build the language model that `options` describe; one at a time, for an engine takes most of
     a GPU.
 
@@ -76,59 +79,68 @@ def load_llm(options: Llm) -> "Model":
         UserError: there is no such model or server, or vLLM is not installed.
     """
     bare = bare_llm(options)
-    if bare not in _LOADED:
+    if (bare, way) not in _LOADED:
         for other in _LOADED.values():
             getattr(other, "close", lambda: None)()
         _LOADED.clear()
         if bare.server:
             from miner.llm.server import Server
 
-            _LOADED[bare] = Server(bare, _served(bare))
+            _LOADED[bare, way] = Server(bare, _served(bare), way)
         else:
             from miner.llm.vllm_engine import VllmEngine
 
-            _LOADED[bare] = VllmEngine(
+            _LOADED[bare, way] = VllmEngine(
                 locate(str(bare.llm), kind="llm"), bare.llm_option, bare.trust_remote_code
             )
-    return _LOADED[bare]
+    return _LOADED[bare, way]
 
 
 class Client:
     """What asks a model for a stage: answers that are on disk are not asked for again."""
 
-    def __init__(self, run: Run, options: Llm, budget: Budget | None = None):
+    def __init__(
+        self, run: Run, options: Llm, budget: Budget | None = None, labels: Sequence[str] = ()
+    ):
         self.path, self.options = run.path / FILE, bare_llm(options)
-        self.name = self._served() if options.server else _short(str(self.options.llm))
+        self.way = WAYS[0]
+        local = _short(str(self.options.llm))
+        self.name = self._served(labels) if options.server else local
         self.model = self._fingerprint()
         self.budget = budget or Budget(options.max_requests, options.max_tokens_total)
 
-    def _served(self) -> str:
-        """Return under which name the server has the model: --llm, else the first that it has. A
-        server that is away is taken for what it was here before, so that what is finished is
-        skipped without it.
+    def _served(self, labels: Sequence[str]) -> str:
+        """Return under which name the server has the model: --llm, else the first that it has, and
+        find out how it scores labels. A server that is away is taken for what it was here before,
+        so that what is finished is skipped without it.
         """
-        from miner.llm.server import Away, base_url
+        from miner.llm.connection import base_url
+        from miner.llm.server import Away, Server
 
         url = base_url(self.options.server or "")
         with _opened(self.path) as answers:
             try:
                 name = _served(self.options)
+                if labels:
+                    self.way = Server(self.options, name).find_way(labels)
             except Away as error:
                 known = self.options.llm or answers.served(url)
                 if known is None:
                     raise
                 log.warning("%s: taking it to serve %s, for what is finished", error, known)
+                self.way = answers.way(url, known) or self.way
                 return known
-            answers.keep_served(url, name)
+            answers.keep_served(url, name, self.way if labels else None)
             return name
 
     def _fingerprint(self) -> str:
         """Return what decides the model's answers: its weights and vLLM's options, or the name
-        under which a server has it.
+        under which a server has it, and how that scores labels.
         """
         options = self.options
         if options.server:
-            return fingerprint(["served", self.name])
+            way = [] if self.way.scores == EXACT else list(self.way)
+            return fingerprint(["served", self.name, *way])
         weights = _llm_weights(str(options.llm))
         return fingerprint(["vllm", weights, sorted(options.llm_option)])
 
@@ -178,12 +190,12 @@ class Client:
             key = places[place]
             self.budget.used += sum(answer.tokens)
             found[key] = answer
-            if not answer.error:  # what failed may succeed another day
+            if answer.error in ("", NO_LABEL):  # what failed may succeed another day
                 answers.write(key, answer)
             came = label(key, answer) if label else answer.error or "answered"
             pace.add(came, answer.tokens[1])
 
-        load_llm(self.options).generate(list(todo.values()), done, self.budget)
+        load_llm(self.options, self.way).generate(list(todo.values()), done, self.budget)
 
 
 def _by_key(label: Label, keys: Sequence[str]) -> Callable[[str, Answer], str]:
@@ -208,8 +220,16 @@ class _Answers:
         rows = self.connection.execute("SELECT name FROM served WHERE server = ?", [server])
         return next((str(name) for (name,) in rows), None)
 
-    def keep_served(self, server: str, name: str) -> None:
+    def way(self, server: str, name: str) -> Way | None:
+        asked = "SELECT way FROM ways WHERE server = ? AND name = ?"
+        rows = self.connection.execute(asked, [server, name])
+        return next((Way(*loads(way)) for (way,) in rows), None)
+
+    def keep_served(self, server: str, name: str, way: Way | None) -> None:
         self.connection.execute("INSERT OR REPLACE INTO served VALUES (?, ?)", (server, name))
+        if way:
+            row = (server, name, dumps(way))
+            self.connection.execute("INSERT OR REPLACE INTO ways VALUES (?, ?, ?)", row)
 
     def write(self, key: str, answer: Answer) -> None:
         self.connection.execute(

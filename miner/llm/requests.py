@@ -120,7 +120,8 @@ class Answer:
         tokens: of the prompt and of the answer.
         scores: natural log-probabilities of the request's labels.
         error: why there is none: rate_limited, server_error, timeout, connection, bad_answer,
-            too_large, too_long, rejected; "" if it came.
+            too_large, too_long, rejected, no_scores (no log-probabilities come), no_label (it is
+            none of the labels); "" if it came.
         cached: tokens of the prompt that the engine had from an earlier one.
     """
 

@@ -1,79 +1,95 @@
-"""A server that speaks OpenAI's protocol, made for `vllm serve`: bounded concurrency, retries
-with backoff, answers of bounded size.
+"""A server that speaks OpenAI's protocol, whatever it is made of: bounded concurrency, retries with
+backoff, and what it can do found out by asking for it.
 """
 
 import asyncio
-import os
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from json import loads
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
-from httpx2 import AsyncByteStream
 
-from miner.errors import UserError
+from miner.errors import UserError, log
+from miner.llm.connection import KEY, LONGEST_WAIT, TooLarge, base_url, connect, hide, seconds
+from miner.llm.labels import EXACT, NO_LABEL, WAYS, NoScores, Way
 from miner.llm.requests import Answer, Budget, Done, Llm, Request
 
-KEY = "OPENAI_API_KEY"
-LARGEST = 4 * 2**20  # bytes of an answer that are read; one of 100,000 tokens has under a tenth
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a request is sent again, doubled each time
+FIRST_WAIT = 0.5  # seconds before a request is sent again, doubled each time
 # times the concurrency of requests that fail for good, one after the other: then the server is gone
 GIVE_UP = 2
+# what an answer may be held to, the closest first; "" is nothing: what comes is checked here
+FORMATS = ("json_schema", "json_object", "")
+FINAL_ERRORS = ("too_large", "too_long", "rejected", "no_scores")  # sent again it fares no better
+REFUSALS = ("rejected", "too_long", "no_scores")  # of something that was asked for
+PROBE = "This asks what you can do."  # system text of requests that find that out
 
 
 class Away(UserError):
     """No server answers."""
 
 
-class _TooLarge(Exception):
-    """An answer has more bytes than are read."""
-
-
-def base_url(server: str) -> str:
-    """Return where a server's API is.
-
-    Raises:
-        UserError: it is no URL, or holds a password, which would stand in logs.
-    """
-    parts = urlsplit(server)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"--server is {server!r}; expected a URL such as http://localhost:8000/v1")
-    if parts.username or parts.password or parts.query:
-        raise UserError(
-            "--server holds a name, password or query; expected a bare URL: a key is read from"
-            f" {KEY} alone"
-        )
-    url = server.rstrip("/")
-    return url if parts.path.rstrip("/") else f"{url}/v1"
-
-
 class Server:
-    """A model that a server runs."""
+    """A model that a server runs.
 
-    def __init__(self, options: Llm, name: str):
-        self.options, self.name, self.url = options, name, base_url(options.server or "")
+    Args:
+        options: where the server is, and how it is asked.
+        name: under which it has the model.
+        way: how it scores labels, as `find_way` found.
+    """
+
+    def __init__(self, options: Llm, name: str, way: Way = WAYS[0]):
+        self.options, self.name, self.way = options, name, way
+        self.url = base_url(options.server or "")
         self.lost = 0  # requests that failed for good since the last that did not
+        self.said = ""  # by the server, of what it refused last
+        self.tokens: dict[str, list[int]] = {}  # of labels, as a server of vLLM says them
+        self.formats: dict[str, str] = {}  # of FORMATS, by schema
 
     def generate(self, requests: Sequence[Request], done: Done, budget: Budget) -> None:
         """Answer requests; see `Model`."""
         asyncio.run(self._all(requests, done, budget))
 
+    def find_way(self, labels: Sequence[str]) -> Way:
+        """Find out how the server scores labels, by asking it.
+
+        Raises:
+            Away: it is not there.
+            UserError: it refuses even a plain request, or a label is no token of vLLM's model.
+        """
+        return asyncio.run(self._find_way(labels))
+
+    async def _find_way(self, labels: Sequence[str]) -> Way:
+        probe = Request(PROBE, f"Answer {' or '.join(labels)}.", "probe", labels=tuple(labels))
+        failed = ""
+        async with connect(self.options) as client:
+            await self._learn(client, labels)
+            for self.way in WAYS:
+                if self.way.scores == EXACT and not all(self.tokens.values()):
+                    continue
+                failed = (await self._one(client, probe, Budget(None, None)) or Answer()).error
+                if failed in ("", NO_LABEL):
+                    if self.way.scores == EXACT:
+                        self._check_single(labels)
+                    return self.way
+                if failed not in REFUSALS:
+                    break
+        kind = Away if failed == "connection" else UserError
+        raise kind(f"{self.url} does not answer for model {self.name!r} ({failed}) {self.said}")
+
     async def _all(self, requests: Sequence[Request], done: Done, budget: Budget) -> None:
-        async with _client(self.options) as client:
-            words = sorted({word for request in requests for word in request.labels})
-            tokens = {word: await self._token(client, word) for word in words}
+        async with connect(self.options) as client:
+            if self.way.scores == EXACT:
+                words = sorted({word for request in requests for word in request.labels})
+                await self._learn(client, words)
+                self._check_single(words)
+            for schema in sorted({request.schema for request in requests} - {"", *self.formats}):
+                await self._find_format(client, schema)
             places = iter(range(len(requests)))
 
             async def work() -> None:
                 for place in places:  # one iterator for all: each takes the next when it is free
-                    answer = await self._one(
-                        client,
-                        requests[place],
-                        [tokens[word] for word in requests[place].labels],
-                        budget,
-                    )
+                    answer = await self._one(client, requests[place], budget)
                     if answer is None:
                         return
                     self._watch(answer)
@@ -86,17 +102,38 @@ class Server:
             except* UserError as errors:
                 raise errors.exceptions[0] from None
 
+    async def _find_format(self, client: Any, schema: str) -> None:
+        """Find out what the server holds answers of a schema to. If it is busy, nothing is settled
+        and the next call asks again.
+        """
+        probe = Request(
+            PROBE, "Answer with any JSON of its kind.", "probe", schema=schema, max_tokens=64
+        )
+        for kind in FORMATS:
+            self.formats[schema] = kind
+            answer = await self._one(client, probe, Budget(None, None))
+            if answer is None or answer.error not in REFUSALS:
+                break
+        if answer is None or answer.error:
+            del self.formats[schema]
+        elif kind != FORMATS[0]:
+            log.warning(
+                "%s refuses response_format json_schema: %s is asked for, and what comes is checked"
+                " here",
+                self.url,
+                kind or "none",
+            )
+
     def _watch(self, answer: Answer) -> None:
-        self.lost = self.lost + 1 if answer.error and answer.error != "too_long" else 0
+        passes = ("", "too_long", NO_LABEL)
+        self.lost = 0 if answer.error in passes else self.lost + 1
         if self.lost >= GIVE_UP * self.options.concurrency:
             raise UserError(
                 f"{self.url}: the last {self.lost} requests failed, the last one as {answer.error};"
                 " what was answered is kept: see to the server, then repeat the command to go on"
             )
 
-    async def _one(
-        self, client: Any, request: Request, labels: list[int], budget: Budget
-    ) -> Answer | None:
+    async def _one(self, client: Any, request: Request, budget: Budget) -> Answer | None:
         """Return the answer to a request, with the last error if all attempts fail; None if the
         budget does not admit it.
         """
@@ -106,39 +143,46 @@ class Server:
                 return None
             try:
                 async with asyncio.timeout(self.options.timeout):
-                    return _read(
-                        await client.chat.completions.create(**self._payload(request, labels)),
-                        labels,
-                    )
+                    said = await client.chat.completions.create(**self._payload(request))
+                    return self._read(said, request)
             except Exception as error:  # noqa: BLE001 - the client raises many kinds; `_failure` raises what it does not know
                 failed, wait = self._failure(error)
-            if failed.error in ("too_large", "too_long", "rejected"):
+            if failed.error in FINAL_ERRORS:
                 return failed
             if attempt + 1 < self.options.attempts:
                 backoff = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(max(wait, backoff))
         return failed
 
-    def _payload(self, request: Request, labels: list[int]) -> dict[str, Any]:
+    def _payload(self, request: Request) -> dict[str, Any]:
         asked: dict[str, Any] = {
             "model": self.name,
             "messages": request.messages(),
             "temperature": request.temperature,
-            "top_p": request.top_p,
             "max_tokens": request.max_tokens,
             "seed": request.seed,
         }
-        if request.schema:
+        if request.top_p < 1:  # 1 is the default, and text-generation-inference refuses it
+            asked["top_p"] = request.top_p
+        kind = self.formats.get(request.schema, FORMATS[0]) if request.schema else ""
+        if kind:
+            asked["response_format"] = {"type": kind}
+        if kind == FORMATS[0]:
             schema = {"name": "answer", "schema": loads(request.schema), "strict": True}
-            asked["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if labels:
-            ours = {
-                "logprob_token_ids": labels,
-                "return_tokens_as_token_ids": True,
-                "chat_template_kwargs": {"enable_thinking": False},
-            }
-            asked |= {"logprobs": True, "extra_body": ours}
-        return asked
+            asked["response_format"] |= {"json_schema": schema}
+        return asked | (self.way.asks(request, self.tokens) if request.labels else {})
+
+    def _read(self, completion: Any, request: Request) -> Answer:
+        choice, usage = completion.choices[0], completion.usage
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        if request.labels:
+            scores = self.way.read(choice, request.labels, self.tokens)
+            error = NO_LABEL if scores is None else ""
+            return Answer("", "stop", tokens, scores or (), error)
+        text = choice.message.content or getattr(choice.message, "refusal", None) or ""
+        details = getattr(usage, "prompt_tokens_details", None)
+        cached = getattr(details, "cached_tokens", None) or 0
+        return Answer(hide(text), choice.finish_reason or "stop", tokens, cached=cached)
 
     def _failure(self, error: Exception) -> tuple[Answer, float]:
         """Return an answer that says what went wrong, and the seconds that the server asks to wait.
@@ -146,31 +190,15 @@ class Server:
         Raises:
             UserError: no other request will fare better.
         """
-
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, _TooLarge):
+            if isinstance(cause, TooLarge):
                 return Answer(error="too_large"), 0.0
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, openai.APIStatusError):
-            status, said = error.status_code, " ".join(str(error.message).split())[:300]
-            if status in (401, 403, 404):
-                raise UserError(
-                    f"{self.url} answers {status} for model {self.name!r} ({said}); see --server,"
-                    f" --llm and {KEY}"
-                )
-            if status == 429 or status >= 500 or status == 408:
-                return Answer(error="rate_limited" if status == 429 else "server_error"), _seconds(
-                    error.response.headers.get("retry-after")
-                )
-            return (
-                Answer(
-                    error=(
-                        "too_long" if "context length" in said or "maximum" in said else "rejected"
-                    )
-                ),
-                0.0,
-            )
+            return self._refusal(error)
+        if isinstance(error, NoScores):
+            return Answer(error="no_scores"), 0.0
         if isinstance(error, (TimeoutError, openai.APITimeoutError)):
             return Answer(error="timeout"), 0.0
         if isinstance(error, openai.APIConnectionError):
@@ -179,27 +207,46 @@ class Server:
             return Answer(error="bad_answer"), 0.0  # half a JSON, or not what the protocol says
         raise error
 
-    async def _token(self, client: Any, word: str) -> int:
+    def _refusal(self, error: openai.APIStatusError) -> tuple[Answer, float]:
+        status = error.status_code
+        self.said = said = hide(" ".join(str(error.message).split()))[:300]
+        if status in (401, 403, 404):
+            raise UserError(
+                f"{self.url} answers {status} for model {self.name!r} ({said}); see --server,"
+                f" --llm and {KEY}"
+            )
+        if status in (408, 429) or (status >= 500 and status != 501):  # 501: not implemented
+            kind = "rate_limited" if status == 429 else "server_error"
+            return Answer(error=kind), seconds(error.response.headers.get("retry-after"))
+        long = "context length" in said or "maximum" in said
+        return Answer(error="too_long" if long else "rejected"), 0.0
 
-        url = self.url.removesuffix("/v1") + "/tokenize"
+    async def _ids(self, client: Any, word: str) -> list[int]:
+        """Return the tokens of a word as vLLM's server says them, none if it is another server."""
+        asked = {"model": self.name, "prompt": word, "add_special_tokens": False}
+        patient = client.with_options(max_retries=self.options.attempts - 1)
         try:
-            said = await client.post(
-                url,
-                body={"model": self.name, "prompt": word, "add_special_tokens": False},
-                cast_to=object,
+            said = await patient.post(
+                self.url.removesuffix("/v1") + "/tokenize", body=asked, cast_to=object
             )
+            return [int(token) for token in said["tokens"]]
+        except (openai.APIStatusError, ValueError, TypeError, LookupError):
+            return []
         except openai.APIError as error:
-            raise UserError(
-                f"{url} does not say what tokens {word!r} is ({error}); judge llm needs a server of"
-                " vLLM"
-            ) from error
-        ids = said["tokens"]
-        if len(ids) != 1:
-            raise UserError(
-                f"{word!r} is {len(ids)} tokens for {self.name}; judge llm needs answers of one"
-                " token: see --prompt"
-            )
-        return int(ids[0])
+            raise Away(f"{self.url} does not answer ({error})") from error
+
+    async def _learn(self, client: Any, words: Sequence[str]) -> None:
+        for word in words:
+            if word not in self.tokens:
+                self.tokens[word] = await self._ids(client, word)
+
+    def _check_single(self, words: Sequence[str]) -> None:
+        for word in words:
+            if len(self.tokens[word]) != 1:
+                raise UserError(
+                    f"{word!r} is {len(self.tokens[word])} tokens for {self.name}; judge llm needs"
+                    " answers of one token: see --prompt"
+                )
 
 
 def served_model(options: Llm) -> str:
@@ -212,14 +259,17 @@ def served_model(options: Llm) -> str:
     url = base_url(options.server or "")
 
     async def names() -> list[str]:
-        async with _client(options) as client:
+        async with connect(options) as client:
             return [model.id async for model in client.models.list()]
 
     try:
         found = asyncio.run(names())
     except openai.APIStatusError as error:
+        if error.status_code == 404 and options.llm:  # a server need not have a list
+            return options.llm
         raise UserError(
-            f"{url} answers {error.status_code} when asked for its models; see --server and {KEY}"
+            f"{url} answers {error.status_code} when asked for its models; see --server, --llm and"
+            f" {KEY}"
         ) from error
     except (openai.APIError, ValueError) as error:
         raise Away(
@@ -232,58 +282,3 @@ def served_model(options: Llm) -> str:
             " of these with --llm"
         )
     return options.llm or found[0]
-
-
-def _client(options: Llm) -> Any:
-
-    async def bound(response: Any) -> None:
-        response.stream = _Bounded(response.stream)
-
-    http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [bound]})
-    return openai.AsyncOpenAI(
-        base_url=base_url(options.server or ""),
-        api_key=os.environ.get(KEY) or "none",
-        max_retries=0,
-        timeout=options.timeout,
-        http_client=http,
-    )
-
-
-class _Bounded(AsyncByteStream):
-    """The body of an answer, read up to `LARGEST` bytes as they come over the wire."""
-
-    def __init__(self, stream: Any):
-        self.stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        read = 0
-        async for part in self.stream:
-            read += len(part)
-            if read > LARGEST:
-                raise _TooLarge
-            yield part
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
-
-
-def _read(completion: Any, labels: list[int]) -> Answer:
-    choice, usage = completion.choices[0], completion.usage
-    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-    details = getattr(usage, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or 0
-    if labels:
-        said = {item.token: item.logprob for item in choice.logprobs.content[0].top_logprobs}
-        return Answer(
-            "", "stop", tokens, tuple(float(said[f"token_id:{token}"]) for token in labels)
-        )
-    refusal = getattr(choice.message, "refusal", None)
-    text = choice.message.content or refusal or ""
-    return Answer(text, choice.finish_reason or "stop", tokens, cached=cached)
-
-
-def _seconds(header: str | None) -> float:
-    try:
-        return min(float(header or 0), LONGEST_WAIT)
-    except ValueError:
-        return 0.0

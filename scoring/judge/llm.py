@@ -101,7 +101,8 @@ def judge_llm(run: Run, options: JudgeLlm, how: How) -> Manifest:
             " least as high"
         )
     budget = Budget(options.max_requests, options.max_tokens_total)
-    clients = [Client(run, model, budget) for model in models(options)]
+    labels = (prompt.yes, prompt.no)
+    clients = [Client(run, model, budget, labels) for model in models(options)]
     judging = Judging(run, options.name, "llm", afresh=True)
     return judging.carry_out(
         options,
@@ -129,7 +130,8 @@ def _vote_facts(
     mean = np.concatenate([np.empty(0), *flips]).mean() if sum(map(len, flips)) else None
     rate = {} if mean is None else {"flip_rate": round(float(mean), 4)}
     names = ", ".join(client.name for client in clients)
-    told = {"llm": names, "prompt": prompt.title, "votes": options.votes, **rate}
+    ways = ", ".join(dict.fromkeys(client.way.scores for client in clients))
+    told = {"llm": names, "scores": ways, "prompt": prompt.title, "votes": options.votes, **rate}
     scale = LlmJudge(options, prompt, clients).calibrated(judging).scale
     return told | ({"calibration": scale._asdict()} if scale else {})
 
