@@ -161,10 +161,10 @@ def carry_out_demo(folder: Path | None, full: bool, llm: bool, workers: int, as_
 What now:
   open the report in a browser: which of the sets would you train on, and why?
   quarry -r {at.path} show {query_id}   one query, its candidates, and why each was kept or dropped
-  quarry -r {at.path} select strict --from dense:50 --percent-margin 0.9 -n 5   another recipe,
+  quarry -r {at.path} select strict --from dense --percent-margin 0.9 -n 5   another recipe,
       in a second: no model runs again; then `quarry -r {at.path} score` and `report`
   quarry ingest --help   your own data: BEIR, TREC, pairs, captions; then index, mine, judge…"""
-        + ("" if full else "\n  quarry demo --full   the same on the whole standard library")
+        + ("" if full or llm else "\n  quarry demo --full   the same on the whole standard library")
     )
 
 

@@ -4,7 +4,7 @@ import llm_server as served
 import numpy as np
 import pytest
 from llm_server import llm_server
-from toy import DOCUMENT_TEXTS, GOLD, HOW, rows, toy_run
+from toy import DOCUMENT_TEXTS, GOLD, HOW, QUERY_TEXTS, rows, toy_run
 
 from miner.engine import How
 from miner.errors import UserError
@@ -37,13 +37,12 @@ def test_nothing_is_fitted_to_one_kind_or_to_a_judge_that_says_the_contrary():
 
 def speak(monkeypatch, favour):
     """The server's model is in favour of positives by so much, and else says anything."""
-    anything, texts = (
-        served.logit,
-        [DOCUMENT_TEXTS[doc][1] for docs in GOLD.values() for doc in docs],
-    )
+    anything = served.logit
+    pairs = [(QUERY_TEXTS[query], DOCUMENT_TEXTS[doc][1]) for query in GOLD for doc in GOLD[query]]
 
     def favouring(model, user):
-        return anything(model, user) / 4 + favour * any(text in user for text in texts)
+        known = any(query in user and text in user for query, text in pairs)
+        return anything(model, user) / 4 + favour * known
 
     monkeypatch.setattr(served, "logit", favouring)
 
@@ -54,7 +53,7 @@ def scores(run):
 
 
 def test_the_judge_fits_a_scale_before_its_verdicts(tmp_path, monkeypatch):
-    speak(monkeypatch, 1.0)
+    speak(monkeypatch, 2.5)
     plain, fitted = (toy_run(tmp_path / name) for name in ("plain", "fitted"))
     with llm_server() as server:
         options = JudgeLlm(server=server.url, votes=1)

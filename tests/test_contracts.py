@@ -224,6 +224,7 @@ EXAMPLES = [
     "miner.search.tokens",
     "miner.search.topk",
     "miner.llm.pace",
+    "miner.llm.server",
     "scoring.judge.calibration",
     "miner.llm.labels",
     "miner.llm.verify",

@@ -164,7 +164,7 @@ def test_texts_are_read_by_their_first_word(text, scores):
 def test_structured_outputs_as_far_as_the_server_has_them(tmp_path, formats, caplog):
     run = toy_run(tmp_path / "run")
     with llm_server(can={"formats": formats}) as server:
-        manifest = generate(run, server, k=2)
+        manifest = generate(run, server, k=2, timeout=30)  # none is to come twice
     kinds = {json.loads(key).get("response_format", {}).get("type") for key, _ in server.received}
     assert kinds == {formats[0] if formats else None} and len(server.received) == 10
     assert manifest.rows["candidates"] == 10

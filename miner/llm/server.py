@@ -4,6 +4,7 @@ backoff, and what it can do found out by asking for it.
 
 import asyncio
 import random
+import re
 from collections.abc import Sequence
 from json import loads
 from typing import Any
@@ -19,6 +20,7 @@ FIRST_WAIT = 0.5  # seconds before a request is sent again, doubled each time
 # times the concurrency of requests that fail for good, one after the other: then the server is gone
 GIVE_UP = 2
 # what an answer may be held to, the closest first; "" is nothing: what comes is checked here
+LENGTHS = re.compile(r'"(?:min|max)Length": \d+, ')
 FORMATS = ("json_schema", "json_object", "")
 FINAL_ERRORS = ("too_large", "too_long", "rejected", "no_scores")  # sent again it fares no better
 REFUSALS = ("rejected", "too_long", "no_scores")  # of something that was asked for
@@ -27,6 +29,16 @@ PROBE = "This asks what you can do."  # system text of requests that find that o
 
 class Away(UserError):
     """No server answers."""
+
+
+def without_lengths(schema: str) -> str:
+    """Return a schema without the lengths of its texts, which differ from request to request: what
+    a server makes of it does not hang on them.
+
+    >>> without_lengths('{"maxLength": 512, "minLength": 8, "type": "string"}')
+    '{"type": "string"}'
+    """
+    return LENGTHS.sub("", schema)
 
 
 class Server:
@@ -44,7 +56,7 @@ class Server:
         self.lost = 0  # requests that failed for good since the last that did not
         self.said = ""  # by the server, of what it refused last
         self.tokens: dict[str, list[int]] = {}  # of labels, as a server of vLLM says them
-        self.formats: dict[str, str] = {}  # of FORMATS, by schema
+        self.formats: dict[str, str] = {}  # of FORMATS, by schema without lengths
 
     def generate(self, requests: Sequence[Request], done: Done, budget: Budget) -> None:
         """Answer requests; see `Model`."""
@@ -83,8 +95,9 @@ class Server:
                 words = sorted({word for request in requests for word in request.labels})
                 await self._learn(client, words)
                 self._check_single(words)
-            for schema in sorted({request.schema for request in requests} - {"", *self.formats}):
-                await self._find_format(client, schema)
+            schemas = {without_lengths(request.schema): request.schema for request in requests}
+            for kind in sorted(schemas.keys() - {"", *self.formats}):
+                await self._find_format(client, kind, schemas[kind])
             places = iter(range(len(requests)))
 
             async def work() -> None:
@@ -102,7 +115,7 @@ class Server:
             except* UserError as errors:
                 raise errors.exceptions[0] from None
 
-    async def _find_format(self, client: Any, schema: str) -> None:
+    async def _find_format(self, client: Any, bare_schema: str, schema: str) -> None:
         """Find out what the server holds answers of a schema to. If it is busy, nothing is settled
         and the next call asks again.
         """
@@ -110,12 +123,12 @@ class Server:
             PROBE, "Answer with any JSON of its kind.", "probe", schema=schema, max_tokens=64
         )
         for kind in FORMATS:
-            self.formats[schema] = kind
+            self.formats[bare_schema] = kind
             answer = await self._one(client, probe, Budget(None, None))
             if answer is None or answer.error not in REFUSALS:
                 break
         if answer is None or answer.error:
-            del self.formats[schema]
+            del self.formats[bare_schema]
         elif kind != FORMATS[0]:
             log.warning(
                 "%s refuses response_format json_schema: %s is asked for, and what comes is checked"
@@ -164,7 +177,9 @@ class Server:
         }
         if request.top_p < 1:  # 1 is the default, and text-generation-inference refuses it
             asked["top_p"] = request.top_p
-        kind = self.formats.get(request.schema, FORMATS[0]) if request.schema else ""
+        kind = (
+            self.formats.get(without_lengths(request.schema), FORMATS[0]) if request.schema else ""
+        )
         if kind:
             asked["response_format"] = {"type": kind}
         if kind == FORMATS[0]:

@@ -67,19 +67,7 @@ class VllmEngine:
             raise UserError(
                 f"--llm without --server needs vLLM ({error}): pip install 'quarry-negatives[vllm]'"
             ) from error
-        plain = {
-            "dtype": "auto",
-            "seed": 0,
-            "enable_prefix_caching": True,
-            "load_format": "safetensors",
-            "use_tqdm_on_load": False,
-        }
-        # there a seeded request whose prompt is split over steps ends the engine (seen in vLLM
-        # 0.32)
-        if current_platform.is_cpu():
-            plain["enable_chunked_prefill"] = False
-            plain["enforce_eager"] = True  # compiling takes minutes there and gains little
-            plain["dtype"] = {"fp32": "float32", "bf16": "bfloat16"}[hardware("cpu", "auto")[1]]
+        plain = _defaults(current_platform.is_cpu())
         try:
             self.llm = LLM(
                 model=str(folder),
@@ -174,6 +162,22 @@ class VllmEngine:
                 " token: see --prompt"
             )
         return int(ids[0])
+
+
+def _defaults(on_cpu: bool) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "dtype": "auto",
+        "seed": 0,
+        "enable_prefix_caching": True,
+        "load_format": "safetensors",
+        "use_tqdm_on_load": False,
+    }
+    if on_cpu:
+        # there a seeded request whose prompt is split over steps ends the engine (seen in vLLM
+        # 0.32); compiling takes minutes and gains little
+        plain |= {"enable_chunked_prefill": False, "enforce_eager": True}
+        plain["dtype"] = {"fp32": "float32", "bf16": "bfloat16"}[hardware("cpu", "auto")[1]]
+    return plain
 
 
 def _answer(output: Any, labels: list[int]) -> Answer:
