@@ -301,9 +301,9 @@ def test_a_corpus_without_queries_gets_them(tmp_path):
         f"d{n:02d}": 2 for n in range(12) if n != 3
     }
     sent = json.loads(server.received[0][0])["messages"]
-    assert "search queries" in sent[0]["content"] and sent[1]["content"].startswith(
-        "<passage>T there was a "
-    )
+    assert "search queries" in sent[0]["content"]
+    assert [said["role"] for said in sent] == ["system", "user", "assistant", "user"]
+    assert sent[-1]["content"].startswith("<passage>T there was a ")
 
 
 def documents_text(number):

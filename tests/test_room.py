@@ -22,11 +22,12 @@ def guard(words=0, original=ORIGINAL):
 
 def test_room_follows_from_the_prompt_and_from_what_is_shown():
     room = room_for(PROMPT, guard(), None, False)
-    assert room.words == 150 and room.characters[1] >= 150 * len(ORIGINAL) / 100
-    assert 0.8 * 30 < room.characters[0] / 5.8 < 1.2 * 30
+    least, most = (share * len(ORIGINAL) for share in PROMPT.length)
+    assert room.words == 150 and least <= room.characters[0] < 1.25 * least
+    assert 0.8 * most < room.characters[1] <= most
     shown = room_for(PROMPT, guard(words=20), None, False)
     assert shown.words == 30 and shown.tokens < room.tokens / 3
-    assert room_for(load_prompt("pseudo-query"), guard(), None, False).words == 24
+    assert room_for(load_prompt("pseudo-query"), guard(), None, False).characters[1] <= 160
 
 
 def test_every_text_that_is_asked_for_fits_its_tokens():
@@ -69,7 +70,7 @@ def test_a_text_that_was_cut_off_ends_at_its_last_sentence(raw, text):
     assert read_text(Answer(raw, "length"), load_prompt("contradict")).reason == "truncated"
 
 
-@pytest.mark.parametrize(("most", "closed"), [(37, True), (38, True), (39, False)])
+@pytest.mark.parametrize(("most", "closed"), [(37, False), (38, True), (39, False)])
 def test_a_text_that_the_schema_ended_ends_at_a_sentence(most, closed):
     answer = Answer(json.dumps({"text": "Tin is soft. It melts at two hundred a"}))
     found = read_text(answer, PROMPT, PROMPT.schema_text(0, most))

@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parent / "prompts"
 BORDER = re.compile(
     r"<(?=[/|｜!<A-Za-z])|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS)\b)"
 )
+SLACK = 24  # characters that a text may be longer than the least: one of a few words may grow
 ESCAPES = {"<": "&lt;", "[": "&#91;"}
 JINJA = SandboxedEnvironment(
     undefined=StrictUndefined, autoescape=False, finalize=lambda value: escape(str(value))
@@ -51,8 +52,8 @@ class Prompt(BaseModel):
         json_schema: of the answer, in the file as `schema`.
         output: the answer's key that holds the text.
         meaning_effect: what the made text does to the meaning, kept beside it.
-        length: least and most words of the text, as a share of the original's.
-        words: most words of the text, however long the original.
+        length: least and most characters of the text, as a share of what is shown of the original.
+        most: most characters of the text, however long the original.
         near: share of common character trigrams from which a text is a copy; 1 is only the same
             words.
         close: whether a text that was cut off may end at its last whole sentence.
@@ -68,7 +69,7 @@ class Prompt(BaseModel):
     output: str = "text"
     meaning_effect: str = "change"
     length: tuple[float, float] = (0.3, 3.0)
-    words: int | None = Field(None, ge=1)
+    most: int | None = Field(None, ge=1)
     near: float = Field(1.0, gt=0, le=1)
     close: bool = False
     examples: tuple[dict[str, str], ...] = ()
@@ -87,18 +88,22 @@ class Prompt(BaseModel):
         bounded = self.json_schema | {"properties": properties | {self.output: text}}
         return dumps(bounded, sort_keys=True)
 
-    def most_words(self, original: int) -> float:
-        """Return how many words a text made from one of so many may have."""
-        most = max(self.length[1] * original, self.length[0] * original + 1)
-        return min(most, self.words or most)
+    def bounds(self, original: int) -> tuple[float, float]:
+        """Return the least and the most characters of a text made from one of so many."""
+        least = self.length[0] * original
+        most = max(self.length[1] * original, least + SLACK)
+        return least, min(most, self.most or most)
+
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """Return the examples, each as what is asked and what is answered."""
+        return tuple(
+            (fill_in(self.template, example), example.get("answer", ""))
+            for example in self.examples
+        )
 
     def opening(self) -> str:
-        """Return what all requests begin with: the system text and the examples."""
-        shown = [
-            f"Example:\n{fill_in(self.template, example)}\nAnswer: {example.get('answer', '')}"
-            for example in self.examples
-        ]
-        return "\n\n".join([self.system, *shown])
+        """Return all that requests share: the system text and the examples."""
+        return "\n".join([self.system, *(part for turn in self.turns() for part in turn)])
 
 
 class JudgePrompt(BaseModel):

@@ -84,6 +84,7 @@ class Request:
         system: the part that many requests share; it comes first, so that an engine can keep its
             prefix.
         user: the part of this request.
+        turns: of examples, what was asked and answered before it: shared as well.
         prompt: name and version of the prompt.
         schema: JSON schema of the answer as JSON, "" for free text.
         labels: words whose log-probabilities as the first token of the answer are asked for,
@@ -100,6 +101,7 @@ class Request:
     top_p: float = 1.0
     max_tokens: int = 1
     seed: int = 0
+    turns: tuple[tuple[str, str], ...] = ()
 
     def key(self, model: str) -> str:
         """Return the hash under which the answer of a model, by its fingerprint, is kept."""
@@ -107,7 +109,11 @@ class Request:
 
     def messages(self) -> list[dict[str, str]]:
         """Return the request as a chat."""
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+        said = [("system", self.system)]
+        said += [
+            one for asked, told in self.turns for one in (("user", asked), ("assistant", told))
+        ]
+        return [{"role": role, "content": text} for role, text in [*said, ("user", self.user)]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
 
-from miner.llm.prompts import Prompt, unescape
+from miner.llm.prompts import Prompt, shorten, unescape
 from miner.llm.requests import Answer
 
 REFUSAL = re.compile(
@@ -51,8 +51,7 @@ SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”
 BYTES_PER_TOKEN = 2.5
 # tokens of the JSON around the text, and of each other value that the schema has
 AROUND, OTHER_VALUE = 24, 96
-STEPS = 2  # lengths of schemas for each doubling: an engine compiles each one
-LONGER = 1.15
+STEPS = 4  # lengths of schemas for each doubling: an engine compiles each one
 
 
 class Found(NamedTuple):
@@ -86,10 +85,12 @@ def read_text(answer: Answer, prompt: Prompt, schema: str = "{}") -> Found:
         return _unread(raw, held, answer, prompt)
     written = held[prompt.output]
     text = unescape(written).strip()
-    if prompt.close and len(written) >= longest_text(schema, prompt.output):
+    if prompt.close and len(written) == longest_text(schema, prompt.output):
         ended = first_sentences(text)
+        if not ended:
+            return Found(text, "truncated")
         if text != ended:
-            return Found(ended, None if ended else "truncated", closed=True)
+            return Found(ended, None, closed=True)
     # half a character, which JSON can say and no file can hold
     if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
         return Found("", "not_schema")
@@ -161,10 +162,9 @@ class Guard(NamedTuple):
     others: Sequence[str]
     words: int = 0
 
-    def length(self) -> int:
-        """Return how many words the model was shown."""
-        count = max(len(self.original.split()), 1)
-        return min(self.words, count) if self.words else count
+    def shown(self) -> str:
+        """Return what the model was shown of the original."""
+        return shorten(self.original, self.words) if self.words else self.original
 
 
 class Room(NamedTuple):
@@ -182,32 +182,31 @@ def room_for(prompt: Prompt, guard: Guard, max_tokens: int | None, shorter: bool
     they are given; None if that is less than the prompt's least.
 
     Args:
-        prompt: whose length bounds it, as a share of the original's words.
+        prompt: whose length bounds it, as a share of the original's characters.
         guard: the original, and how much of it is shown.
         max_tokens: of the answer, the user's bound.
         shorter: half of it, as the last answer was too long.
     """
-    shown = guard.length()
-    each = max(len(guard.original) / max(len(guard.original.split()), 1), 2.0)
-    heavy = len(guard.original.encode("utf-8", "replace")) / max(len(guard.original), 1)
+    shown = guard.shown()
+    heavy = len(shown.encode("utf-8", "replace")) / max(len(shown), 1)
     around = AROUND + OTHER_VALUE * (len(prompt.json_schema.get("properties", {})) - 1)
-    words = prompt.most_words(shown)
+    least, most = prompt.bounds(len(shown))
     if max_tokens is not None:
-        words = min(words, (max_tokens - around) * BYTES_PER_TOKEN / (each * heavy))
-    least = prompt.length[0] * shown
-    if words < max(least, 1.0):
+        most = min(most, (max_tokens - around) * BYTES_PER_TOKEN / heavy)
+    if most < max(least, 1):
         return None
-    words = max(words / 2, least + 1) if shorter and words / 2 >= 1 else words
-    most = math.ceil(words * each) + 16
+    most = max(most / 2, least) if shorter else most
     tokens = math.ceil(most * heavy / BYTES_PER_TOKEN) + around
-    # words may be longer than the original's, so a little more than the least; rounded down
-    fewest = _step(int(LONGER * least * each), math.floor)
-    return Room(int(words), (fewest, _step(most, math.ceil)), min(tokens, max_tokens or tokens))
+    characters = _step(least, math.ceil), _step(most, math.floor)
+    if characters[0] > characters[1]:
+        characters = math.ceil(least), int(most)
+    each = max(len(shown) / max(len(shown.split()), 1), 2.0)
+    return Room(max(int(most / each), 1), characters, min(tokens, max_tokens or tokens))
 
 
-def _step(characters: int, rounded: Callable[[float], int]) -> int:
+def _step(characters: float, rounded: Callable[[float], int]) -> int:
     """Return the nearest of a few lengths: schemas of so many lengths for each doubling."""
-    return int(2 ** (rounded(STEPS * math.log2(characters)) / STEPS)) if characters > 1 else 0
+    return rounded(2 ** (rounded(STEPS * math.log2(characters)) / STEPS)) if characters >= 1 else 0
 
 
 def fault(text: str, guard: Guard, prompt: Prompt) -> str | None:
@@ -219,8 +218,8 @@ def fault(text: str, guard: Guard, prompt: Prompt) -> str | None:
             return reason
     if copies_prompt(text, guard, prompt):
         return "copy_of_prompt"
-    words, shown = len(text.split()), guard.length()
-    if not prompt.length[0] * shown <= words <= prompt.most_words(shown):
+    least, most = prompt.bounds(len(guard.shown()))
+    if not least <= len(text) <= most:
         return "length"
     return "wrong_language" if other_language(text, guard.original, guard.query) else None
 

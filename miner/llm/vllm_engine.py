@@ -147,10 +147,11 @@ class VllmEngine:
         """
         room = self.longest - request.max_tokens
         # a token is at least a byte; 256 are for the template
-        if len((request.system + request.user).encode()) + 256 <= room:
+        chat = request.messages()
+        if sum(len(said["content"].encode()) + 32 for said in chat) + 256 <= room:
             return True
         ids = self.tokenizer.apply_chat_template(
-            request.messages(), add_generation_prompt=True, tokenize=True, return_dict=True
+            chat, add_generation_prompt=True, tokenize=True, return_dict=True
         )
         return len(ids["input_ids"]) <= room
 

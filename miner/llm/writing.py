@@ -208,7 +208,7 @@ def request_of(
     assert room is not None, task  # noqa: S101 - those without are left out before
     asked = fill_in(prompt.template, task.fields | {"words": str(room.words)})
     return Request(
-        prompt.opening(),
+        prompt.system,
         f"{asked}\n{REMEDIES[reason]}" if reason in REMEDIES else asked,
         prompt.title,
         prompt.schema_text(*room.characters),
@@ -217,4 +217,5 @@ def request_of(
         options.top_p,
         room.tokens,
         seed,
+        prompt.turns(),
     )
