@@ -17,7 +17,7 @@ from miner.words.wordnet import WordNet, load_wordnet
 
 ROOT = Path(__file__).parents[1]
 # shares of pairs, as measured; of "held", see bench/README.md
-ENTAILED_LET_THROUGH = {"first": 0.025, "second": 0.05, "held": 0.06}
+ENTAILED_LET_THROUGH = {"first": 0.026, "second": 0.052, "held": 0.064}
 RATED = [
     row["word"]
     for row in pq.read_table(

@@ -42,6 +42,16 @@ NAMES = {
 }
 
 
+PARTS = {"PROPN": "NOUN"}  # parts of speech that count as another
+
+
+class Key(NamedTuple):
+    """A word of the vocabulary."""
+
+    lemma: str
+    pos: str
+
+
 class Member(NamedTuple):
     """What kind a word is of, and which of its members: two words of one kind mean the same if
     they are the same member, else they exclude each other.

@@ -16,20 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from miner.words.concreteness import CLOSED
-from miner.words.kinds import member_of
+from miner.words.kinds import PARTS, Key, member_of
 from miner.words.wordnet import WordNet
 
 POOL = 200  # of a word's most similar words, how many are looked at
 CHUNK = 512
 PIECE = re.compile(r"[ -]")
-PARTS = {"PROPN": "NOUN"}
-
-
-class Key(NamedTuple):
-    """A word of the vocabulary."""
-
-    lemma: str
-    pos: str
 
 
 class Bands(NamedTuple):

@@ -105,15 +105,11 @@ class Relations:
         return _both_ways(self._synsets["hypernyms"], len(self._synsets))[1]
 
     @cached_property
-    def _above(self) -> Rows:
-        """Synset -> its hypernyms, and the first senses of the words that its gloss says it is."""
+    def _genus(self) -> Rows:
+        """Synset -> the first senses of the words that its gloss says it is."""
         starts, words = _flattened(self._synsets["genus"])
-        glossed = np.array(self._senses.values)[np.array(self._senses.starts)[words]]
-        rows, over = _link_pairs(self._synsets, ["hypernyms"])
-        owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        return Rows.of_pairs(
-            np.concatenate([rows, owner]), np.concatenate([over, glossed]), len(self._synsets)
-        )
+        first = np.array(self._senses.starts)[words]
+        return Rows(starts, np.array(self._senses.values)[first])
 
     @cached_property
     def _has(self) -> Rows:

@@ -24,7 +24,7 @@ from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.words.concreteness import Word
 from miner.words.edits import change_of, lemmas_of, put
-from miner.words.neighbours import PARTS
+from miner.words.kinds import PARTS
 from miner.words.parsing import load_parser, parser_fingerprint
 from miner.words.swap import swap
 from miner.words.targets import GIVEN_FOLDER, find_targets, words_in

@@ -90,7 +90,7 @@ class WordNet(Relations):
         same = _same_member(a, b, pos)
         if same is not None:
             return same
-        one, two = self._meaning(a, pos), self._meaning(b, pos)
+        one, two = self.meaning(a, pos), self.meaning(b, pos)
         if b in one.opposite:
             return False
         if b in one.beside or a in two.beside:
@@ -103,14 +103,14 @@ class WordNet(Relations):
 
     def opposites(self, lemma: str, pos: str) -> frozenset[str]:
         """Return the antonyms of a word, by any of its senses."""
-        return self._meaning(lemma, pos).opposite
+        return self.meaning(lemma, pos).opposite
 
     @lru_cache(maxsize=8192)  # noqa: B019 -- load_wordnet keeps the one instance
     def barred(self, lemma: str, pos: str) -> frozenset[str]:
         """Return every lemma that must never replace the word, itself included: see the head of
         this module.
         """
-        meaning, kind = self._meaning(lemma, pos), KINDS.get(pos, "")
+        meaning, kind = self.meaning(lemma, pos), KINDS.get(pos, "")
         wholes = self._closure(meaning.own, self._wholes)
         stems = self._reach(meaning.stem, self._from)
         above = self._names(meaning.above | self._closure(wholes, self._hyponyms), kind)
@@ -165,7 +165,8 @@ class WordNet(Relations):
     def _number(self, lemma: str, pos: str) -> int | None:
         return self._numbers.get(KINDS.get(pos, ""), {}).get(lemma)
 
-    def _meaning(self, lemma: str, pos: str) -> Meaning:
+    def meaning(self, lemma: str, pos: str) -> Meaning:
+        """Return what a word is and what stands above it; of an unknown one, itself."""
         key = (lemma, KINDS.get(pos, ""))
         meaning = self._meanings.get(key)
         if meaning is None:
@@ -179,17 +180,7 @@ class WordNet(Relations):
             return Meaning(frozenset(), frozenset(), frozenset([lemma]))
         own = set(self._senses[number])
         near = self._reach(own, self._similar) | self._reach(own, self._also)
-        beside = {
-            lemma,
-            *self._forms[number].as_py(),
-            *(self.lemmas[other] for other in self._stems[number]),
-            *(self.lemmas[other] for other in self._compounds.get(number, ())),
-        }
-        beside |= {
-            self.lemmas[other]
-            for synset in self._reach(own, self._attributes)
-            for other in self._members[synset]
-        }
+        beside = self._beside(lemma, number)
         if kind == "a":
             beside |= self._cluster(number)
             synonyms = self._of_synonyms(number)
@@ -199,7 +190,10 @@ class WordNet(Relations):
             own |= self._attributes_of(number)
         elif kind == "r":  # said of what an adjective is said of
             near |= self._of_adjectives(number)
-        above = self._closure(own, self._above)
+        above = self._closure(own, self._hypernyms)
+        glossed = self._reach(self._senses[number][:NAMED], self._genus)
+        glossed |= self._reach(glossed, self._genus)
+        near |= self._closure(glossed, self._hypernyms)
         near |= self._reach(self._reach(own, self._hypernyms), self._wholes)
         parts = self._closure(self._reach(above, self._has), self._has)
         opposite = {
@@ -214,6 +208,17 @@ class WordNet(Relations):
             frozenset(self._derived.get(number, ())),
             frozenset(opposite),
         )
+
+    def _beside(self, lemma: str, number: int) -> set[str]:
+        """Return a word, its forms, and the words tied to it by stem, compounds and attributes."""
+        attributes = self._reach(self._senses[number], self._attributes)
+        return {
+            lemma,
+            *self._forms[number].as_py(),
+            *(self.lemmas[other] for other in self._stems[number]),
+            *(self.lemmas[other] for other in self._compounds.get(number, ())),
+            *(self.lemmas[other] for synset in attributes for other in self._members[synset]),
+        }
 
     def _attributes_of(self, number: int) -> set[int]:
         """Return the attributes that an adjective is derived from, or that have its name."""
