@@ -84,7 +84,6 @@ def find_targets(run: Run, options: MineSubstitute, how: How) -> Manifest:
             lexicon,
         ]
     )
-    then = partial(give, run, options) if options.rewriter == "lexical" else dict[str, Any]
     stage = Stage(
         f"{run.INDEXES}/{options.name}",
         "words",
@@ -94,9 +93,8 @@ def find_targets(run: Run, options: MineSubstitute, how: How) -> Manifest:
         algorithm=3,
         made_by="mine substitute",
     )
-    return run_stage(
-        run, stage, lambda: partial(_targets_shard, run, options), run.query_shards(), how, then
-    )
+    task, then = partial(_targets_shard, run, options), partial(give, run, options)
+    return run_stage(run, stage, lambda: task, run.query_shards(), how, then)
 
 
 def _targets_shard(run: Run, options: MineSubstitute, key: str) -> Shard:

@@ -36,11 +36,11 @@ class MineSubstitute(Generator):
     rewriter: Literal["lexical", "swap", "llm"] = option(
         "lexical",
         "lexical: another word of the same kind; swap: two phrases change places; llm: an LLM"
-        " changes the word",
+        " fits that word in",
     )
     prompt: str = option(
         "rewrite",
-        "rewriter llm: rewrite, or a file of your own (.toml) that names text, kind and word",
+        "rewriter llm: rewrite, or a file of your own (.toml) that names text, kind, word and new",
     )
     pick: Literal["concrete", "abstract", "uniform"] = option(
         "concrete", "which words are changed, by their ratings"
