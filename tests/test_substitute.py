@@ -229,7 +229,7 @@ def test_a_language_model_is_given_the_words_of_the_lexical_rewriter(captions, e
         detail = task.check(text)[1] | {"meaning_effect": "change"}
         assert detail == made[text] and detail["new"] == task.fields["new"]
         assert task.check(task.fields["text"])[0] == "word_kept"
-        assert task.check(text + " It barks.")[0] == "other_change"
+        assert task.check(text + " It barks.")[0] in ("other_change", "other_word")
         seen.add((task.query_id, task.parent_id, task.turn))
     assert len(seen) == len(tasks)
 
