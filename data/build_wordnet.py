@@ -7,13 +7,15 @@
     synsets.parquet   one row per synset; the row is the synset's number
     links.parquet     what holds between two senses: antonym, derivation, pertainym, also, similar
 
-Glosses, examples, pronunciations and sense keys are left out. The same input gives the same bytes
+Of a gloss only what it says the thing is remains ("a very young child": child), as words. Examples,
+pronunciations and sense keys are left out. The same input gives the same bytes
 (under one version of pyarrow).
 """
 
 import argparse
+import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -48,6 +50,7 @@ SYNSETS = pa.schema(
         pa.field("field", NAMES, nullable=False),  # lexicographer file, such as noun.food
         pa.field("satellite", pa.bool_(), nullable=False),  # an adjective that hangs on a head
         *(pa.field(name, NUMBERS, nullable=False) for name in RELATIONS),
+        pa.field("genus", NUMBERS, nullable=False),  # words: what the gloss says that it is
     ]
 )
 LINKS = pa.schema(
@@ -84,6 +87,30 @@ LINKED = {
     **dict.fromkeys(DERIVED, "derivation"),
 }
 Yaml: TypeAlias = dict[str, Any]
+Words: TypeAlias = dict[tuple[str, str], list[tuple[str, Yaml]]]
+
+# Of glosses: what ends the first noun phrase; heads that say nothing, of which what follows "of" is
+# the head; words that say nothing of what a thing is; adverbs of degree.
+AFTER = re.compile(
+    "that|which|who|whose|whom|with|of|for|in|on|to|used|having|by|from|as|at|made|where|when"
+    "|without|than|into|between|through|during|around|over|under|against|is|are|was|usually"
+    "|especially|often|not|about|along|after|before|upon|within|toward|towards|near|above|below"
+    "|like|such|containing|including|worn"
+)
+HOLLOW = re.compile(
+    "kind|type|sort|variety|any|several|number|set|quantity|act|instance|example|collection|each"
+    "|pair|group|terms?|names?|words?"
+)
+EMPTY = re.compile(
+    HOLLOW.pattern + "|one|form|piece|members?|part|class|species|genus|family|state|quality"
+    "|amount|unit|portion|be|make|have|do|give|take|cause|put|get|go|become|come|bring|keep|let"
+    "|use|act|show|provide|move|things?|something|someone|place|way|or|and"
+)
+PLANTS = re.compile(r"\b(flower|fruit|tree|shrub|herb|grass|vine|nut|berry)(?:s|ies)?\b")
+DEGREES = re.compile(
+    "very|extremely|quite|having|somewhat|unusually|relatively|exceedingly|completely|slightly"
+    "|especially|rather"
+)
 
 
 def read_yaml(file: Path) -> tuple[Yaml, Yaml]:
@@ -115,20 +142,18 @@ def read_yaml(file: Path) -> tuple[Yaml, Yaml]:
     return entries, synsets
 
 
-def gather(entries: Yaml) -> dict[tuple[str, str], list[tuple[str, Yaml]]]:
+def gather(entries: Yaml) -> Words:
     """Return (part of speech, lowercased lemma) -> its entries (lemma as written, entry):
     lowercase before capitals, n-1 before n-2.
     """
-    words: dict[tuple[str, str], list[tuple[str, Yaml]]] = {}
+    words: Words = {}
     for lemma in sorted(entries, key=lambda lemma: (lemma != lemma.lower(), lemma)):
         for pos in sorted(entries[lemma]):
             words.setdefault((pos[0], lemma.lower()), []).append((lemma, entries[lemma][pos]))
     return dict(sorted(words.items()))
 
 
-def word_table(
-    words: dict[tuple[str, str], list[tuple[str, Yaml]]], numbers: dict[str, int]
-) -> pa.Table:
+def word_table(words: Words, numbers: dict[str, int]) -> pa.Table:
     """Return the table of words; `numbers` gives a synset's number."""
     senses = [
         _once(numbers[sense["synset"]] for _, entry in group for sense in entry["sense"])
@@ -144,22 +169,92 @@ def word_table(
     )
 
 
-def synset_table(synsets: Yaml, numbers: dict[str, int]) -> pa.Table:
+def synset_table(synsets: Yaml, numbers: dict[str, int], words: Words) -> pa.Table:
     """Return the table of synsets, in the order of `numbers`."""
+    place = {word: number for number, word in enumerate(words)}
     rows = [synsets[key] for key in numbers]
     related = [
         [_once(numbers[key] for name in names for key in row.get(name, ())) for row in rows]
         for names in RELATIONS.values()
     ]
-    return _table(
-        [[row["field"] for row in rows], [row["partOfSpeech"] == "s" for row in rows], *related],
-        SYNSETS,
+    kinds = ["a" if row["partOfSpeech"] == "s" else row["partOfSpeech"] for row in rows]
+    genus = [
+        _once(place[kind, word] for word in genus_of(row, kind, place))
+        for row, kind in zip(rows, kinds, strict=True)
+    ]
+    fields, satellite = (
+        [row["field"] for row in rows],
+        [row["partOfSpeech"] == "s" for row in rows],
     )
+    return _table([fields, satellite, *related, genus], SYNSETS)
 
 
-def link_table(
-    words: dict[tuple[str, str], list[tuple[str, Yaml]]], numbers: dict[str, int]
-) -> pa.Table:
+def genus_of(synset: Yaml, kind: str, known: Collection[tuple[str, str]]) -> list[str]:
+    """Return the words that a gloss begins with as what the thing is: heads of its first noun
+    phrase, its first verbs, or all of it where it is nothing but adjectives; and the flower, fruit
+    or tree of a plant, which is called by either.
+
+    >>> known = {("n", "child"), ("v", "run"), ("v", "rush"), ("a", "bright"), ("a", "pleasant")}
+    >>> genus_of({"definition": ["a very young child (to 1 year) who cannot walk"]}, "n", known)
+    ['child']
+    >>> genus_of({"definition": ["run or rush hastily"]}, "v", known)
+    ['run', 'rush']
+    >>> genus_of({"definition": ["bright and pleasant; promoting cheer"]}, "a", known)
+    ['bright', 'pleasant']
+    """
+    gloss = "".join(synset.get("definition", [])[:1]).lower()
+    text = re.split("[;:,]", re.sub(r"\([^)]*\)", "", gloss).strip())[0]
+    tokens = re.findall(r"[a-z][a-z'-]*", text)
+    if kind == "n":
+        found = [_singular(word, known) for word in _heads(tokens, known)]
+        found += PLANTS.findall(gloss) if synset.get("field") == "noun.plant" else []
+    elif kind == "v":
+        found = _first_verbs(tokens, known)
+    else:
+        found = [one for one in tokens if not DEGREES.fullmatch(one)]
+        listed = len(found) < 2 or bool({"and", "or"} & set(found))
+        found = [one for one in found if one not in ("and", "or")]
+        if kind == "r" or not listed or not all((kind, one) in known for one in found):
+            return []
+    return [one for one in found if (kind, one) in known and not EMPTY.fullmatch(one)]
+
+
+def _heads(tokens: list[str], known: Collection[tuple[str, str]]) -> list[str]:
+    """Return the last word of each noun of the first noun phrase; of "a kind of boat", boat."""
+    head: list[str] = []
+    tokens = [token for token in tokens if token not in ("a", "an", "the")]
+    for place, token in enumerate(tokens):
+        clause = token.endswith(("ed", "ing")) and ("n", head[-1] if head else "") in known
+        if token in ("of", "for") and head and HOLLOW.fullmatch(head[-1]):
+            return _heads(tokens[place + 1 :], known)
+        if AFTER.fullmatch(token) or (clause and ("n", token) not in known):
+            break
+        if clause and token.endswith("ing"):
+            break
+        head.append(token)
+    ends = [place for place, token in enumerate(head) if token in ("and", "or")] + [len(head)]
+    # of "human being" both, the compound and its head
+    pairs = [" ".join(head[end - 2 : end]) for end in ends if end > 1]
+    return [*pairs, *(head[end - 1] for end in ends if end)]
+
+
+def _first_verbs(tokens: list[str], known: Collection[tuple[str, str]]) -> list[str]:
+    """Return the verbs that a gloss begins with: run of "run or rush hastily", and rush."""
+    tokens, found = tokens[tokens[:1] == ["to"] :], []
+    for place in range(0, len(tokens), 2):
+        if place and tokens[place - 1] not in ("and", "or"):
+            break
+        if ("v", tokens[place]) not in known:
+            break
+        found.append(tokens[place])
+    return found
+
+
+def _singular(word: str, known: Collection[tuple[str, str]]) -> str:
+    return word if ("n", word) in known else word.removesuffix("s")
+
+
+def link_table(words: Words, numbers: dict[str, int]) -> pa.Table:
     """Return the table of links; all but pertainyms hold both ways and are kept once, the
     smaller pair first.
     """
@@ -191,7 +286,7 @@ def build(file: Path) -> dict[str, pa.Table]:
     words = gather(entries)
     return {
         "words": word_table(words, numbers),
-        "synsets": synset_table(synsets, numbers),
+        "synsets": synset_table(synsets, numbers, words),
         "links": link_table(words, numbers),
     }
 

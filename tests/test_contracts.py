@@ -232,6 +232,7 @@ EXAMPLES = [
     "miner.views",
     "miner.words.edits",
     "miner.words.in_document",
+    "miner.words.kinds",
     "miner.words.polarity",
     "miner.words.targets",
     "quarry.run",

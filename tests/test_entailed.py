@@ -3,7 +3,7 @@
 import pytest
 
 from miner.words.concreteness import load_ratings, words_of
-from miner.words.neighbours import PARTS
+from miner.words.kinds import PARTS
 from miner.words.parsing import load_parser
 from miner.words.wordnet import load_wordnet
 

@@ -35,7 +35,8 @@ ANIMALS = """
 00000001-n: {members: [bow, Dog], partOfSpeech: n, definition: [x]}
 00000002-n: {members: [dog], partOfSpeech: n, hypernym: [00000001-n], mero_part: [00000004-n],
     mero_member: [00000003-n]}
-00000003-n: {members: [dog, Pug], partOfSpeech: n, hypernym: [00000002-n],
+00000003-n: {members: [dog, Pug], partOfSpeech: n, definition: [a very small dog],
+    hypernym: [00000002-n],
     instance_hypernym: [00000001-n, 00000002-n]}
 00000004-n: {members: [bow], partOfSpeech: n}
 """
@@ -104,6 +105,7 @@ def test_a_tiny_wordnet_becomes_exact_rows(tiny, tmp_path):
         [[], [0]],
         [[2], []],
     ]
+    assert synsets["genus"].to_pylist() == [[], [], [], [], [3], [], [], []]  # a small dog
     assert [tuple(row.values()) for row in links.to_pylist()] == [
         ("antonym", 0, 0, 1, 1),  # said by both, kept once
         ("derivation", 0, 0, 3, 3),

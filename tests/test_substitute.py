@@ -11,12 +11,13 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.ingest import ingest
 from miner.ingest.pairs import IngestCaptions
+from miner.llm.prompts import fill_in, load_prompt
 from miner.made import made_id
 from miner.search.bm25 import index_bm25
 from miner.search.tokens import IndexBm25
 from miner.store import Run
 from miner.words.parsing import load_parser
-from miner.words.substitute import mine_substitute
+from miner.words.substitute import mine_substitute, substitute_tasks
 from miner.words.swap import swap
 from miner.words.vocabulary import MineSubstitute
 from scoring.export import export
@@ -208,6 +209,29 @@ def test_a_shelf_reads_both_in_any_order(captions, encoder):
     assert documents.doc_ids(found[:3]).to_pylist() == ids[:3]
     assert documents.texts(found[:3])[::2] == [made["text"][1].as_py(), made["text"][0].as_py()]
     assert documents.is_made(found).tolist() == [True, False, True, False]
+
+
+def test_a_language_model_is_given_the_words_of_the_lexical_rewriter(captions, encoder):
+    run = captions("run", shard_queries=5)
+    substitute(run, encoder, k=2)
+    made = {
+        row["text"]: {name: value for name, value in row["detail"].items() if value is not None}
+        for row in all_made(run)
+    }
+    options = MineSubstitute(rewriter="llm", k=2)  # 2_index/substitute is there
+    tasks = [task for key in run.query_shards() for task in substitute_tasks(run, options, key)]
+    assert len(tasks) >= len(made) >= 20
+    prompt, seen = load_prompt("rewrite"), set()
+    for task in tasks:
+        asked = fill_in(prompt.template, task.fields)
+        assert f">{task.fields['word']}</" in asked and f">{task.fields['new']}</" in asked
+        (text,) = [text for text in made if task.check(text)[0] is None]
+        detail = task.check(text)[1] | {"meaning_effect": "change"}
+        assert detail == made[text] and detail["new"] == task.fields["new"]
+        assert task.check(task.fields["text"])[0] == "word_kept"
+        assert task.check(text + " It barks.")[0] in ("other_change", "other_word")
+        seen.add((task.query_id, task.parent_id, task.turn))
+    assert len(seen) == len(tasks)
 
 
 def test_swap_exchanges_two_phrases_but_not_across_symmetric_words(captions):

@@ -232,11 +232,11 @@ def test_substitute_with_the_llm_rewriter(server, tmp_path):
     assert asked == len(captions)  # each text is there, or counted by its reason
     assert set(said["facts"]["failed_answers"]) <= {
         "other_change",
+        "other_word",
         "word_kept",
+        "word_missing",
         "copy_of_positive",
-        "related_word",
         "length",
-        "in_sibling",
     }
     assert all(
         detail["new"] and detail["new"] != detail["old"] and detail["route"] == "O"

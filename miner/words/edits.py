@@ -3,7 +3,7 @@ before it. Pure.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from miner.words.concreteness import Word
 TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 ARTICLES = {"a", "an"}
 
+NUMBERED = {("is", "are"), ("was", "were"), ("has", "have"), ("this", "these"), ("that", "those")}
+PLURAL = re.compile(r"(?<=[a-z]{2})(?:(ie)s|(?<=[sxzho])es|s)$")
 ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)
 # Letters lie about sounds in these: a European, a one-way street, an hour, an MRI.
 CONSONANT = re.compile(
@@ -140,40 +142,45 @@ class Change(NamedTuple):
     reason: str | None
 
 
-def change_of(
-    original: str, text: str, start: int, end: int, forbidden: Collection[str] = ()
-) -> Change:
-    """Compare a rewritten text with its original: only characters start to end, and an article
-    before them, may differ.
+def change_of(original: str, text: str, start: int, end: int, wanted: str) -> Change:
+    """Compare a rewritten text with its original: where characters start to end stood a given word
+    must stand, in whatever form of its lemma, and else only what agrees with it may differ: a and
+    an, the s of a plural or a verb, is and are.
 
     Args:
         original: the text.
         text: as it was rewritten.
-        start, end: the word that was to be changed.
-        forbidden: words, lowercased, of other texts of the same thing: not all words of what comes
-            may be among them.
+        start, end: the word that was to go.
+        wanted: the word that was to come.
     """
-    one, two = list(TOKEN.finditer(original)), list(TOKEN.finditer(text))
-    keys, other = [_key(found[0]) for found in one], [_key(found[0]) for found in two]
-    head, tail, most = 0, 0, min(len(one), len(two))
-    while head < most and keys[head] == other[head] and one[head].start() < start:
-        head += 1
-    while tail < most - head and keys[-1 - tail] == other[-1 - tail] and one[-1 - tail].end() > end:
-        tail += 1
-    gone, come = one[head : len(one) - tail], two[head : len(two) - tail]
-    if not gone or gone[0].start() != start or gone[-1].end() != end:
+    one, two = list(TOKEN.finditer(original)), [found[0] for found in TOKEN.finditer(text)]
+    before = [found[0] for found in one if found.end() <= start]
+    after = [found[0] for found in one if found.start() >= end]
+    last = len(two) - len(after)
+    if last < len(before):
+        return Change(start, end, "", "word_missing")
+    pairs = [*zip(before, two, strict=False), *zip(after, two[last:], strict=True)]
+    if not all(_agree(*pair) for pair in pairs):
         return Change(start, end, "", "other_change")
+    come, asked = two[len(before) : last], TOKEN.findall(wanted)
+    new = " ".join(come)
     if not come:
         return Change(start, end, "", "word_missing")
-    new = text[come[0].start() : come[-1].end()]
-    old_forms, forms = lemmas_of(original[start:end]), [lemmas_of(found[0]) for found in come]
-    if any(old_forms & found for found in forms) or _key(original[start:end]) in _key(new):
+    if _key(original[start:end]) == _key(new):
         return Change(start, end, new, "word_kept")
-    if len(come) > len(gone) + 2:
-        return Change(start, end, new, "other_change")
-    if all(found & set(forbidden) for found in forms):
-        return Change(start, end, new, "in_sibling")
-    return Change(start, end, new, None)
+    fits = len(come) == len(asked) and all(
+        lemmas_of(got) & lemmas_of(word) for got, word in zip(come, asked, strict=True)
+    )
+    return Change(start, end, new, None if fits else "other_word")
+
+
+def _agree(one: str, two: str) -> bool:
+    """Return whether two words are the same, or forms that agree with another number: a, an; runs,
+    run; is, are.
+    """
+    keys = _key(one), _key(two)
+    stems = {PLURAL.sub(lambda found: "y" if found[1] else "", key) for key in keys}
+    return len({*keys}) == 1 or keys in NUMBERED or keys[::-1] in NUMBERED or len(stems) == 1
 
 
 def _key(token: str) -> str:

@@ -11,7 +11,7 @@ in - times taken out)^2.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ ROUNDS = (
 def exchange(
     targets: Targets,
     neighbours: Sequence[Sequence[int]],
-    forbids: Sequence[frozenset[int]],
+    forbids: Sequence[Container[int]],
     seed: int,
 ) -> np.ndarray:
     """Return for each target the target whose word it takes (s,) int64; -1 for none. At most one
@@ -95,7 +95,7 @@ class _Matcher:
     columns: dict[str, list[int]]
     near: Sequence[set[int]]
     ranked: Sequence[Sequence[int]]
-    forbids: Sequence[frozenset[int]]
+    forbids: Sequence[Container[int]]
 
     def __post_init__(self) -> None:
         text = self.columns["text"]

@@ -3,9 +3,10 @@ same thing.
 
 Two words are neighbours if they have the same part of speech, their ratings differ by no more than
 a band, and either the encoder puts them within a band of similarity and WordNet in one field
-(noun.food), or WordNet has them under one parent (co-hyponyms). They never are if WordNet knows one
-as a synonym, hypernym, hyponym, part, whole or derivation of the other, or does not know one of
-them at all.
+(noun.food), or WordNet has them under one parent (co-hyponyms) and they are not too similar, or
+they are antonyms or of one kind whose members exclude each other (two, three). They never are if
+WordNet knows one as a synonym, hypernym, hyponym, part, whole or derivation of the other, or does
+not know one of them at all.
 """
 
 import re
@@ -15,19 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from miner.words.concreteness import CLOSED
+from miner.words.kinds import PARTS, Key, member_of
 from miner.words.wordnet import WordNet
 
 POOL = 200  # of a word's most similar words, how many are looked at
 CHUNK = 512
 PIECE = re.compile(r"[ -]")
-PARTS = {"PROPN": "NOUN"}
-
-
-class Key(NamedTuple):
-    """A word of the vocabulary."""
-
-    lemma: str
-    pos: str
 
 
 class Bands(NamedTuple):
@@ -83,12 +77,15 @@ def _close(
     wordnet: WordNet,
     bands: Bands,
 ) -> Iterator[tuple[int, int, float]]:
-    """Yield (one, other, cosine) of words of a kind that are similar and of one field, or
-    co-hyponyms, each pair from the lower number.
+    """Yield (one, other, cosine) of words of a part of speech that are similar and of one field,
+    co-hyponyms, or known to exclude each other, each pair from the lower number.
     """
     number: dict[str, list[int]] = {}
+    kinds: dict[str, list[int]] = {}
     for place, lemma in enumerate(lemmas):
         number.setdefault(lemma, []).append(place)
+        if member := member_of(lemma, kind):
+            kinds.setdefault(member.kind, []).append(place)
     for start in range(0, len(lemmas), CHUNK):
         cosine = vectors[start : start + CHUNK] @ vectors.T
         near = (cosine >= bands.low) & (field[start : start + CHUNK, None] == field[None])
@@ -96,7 +93,12 @@ def _close(
             one = start + row
             for name in wordnet.co_hyponyms(lemmas[one], kind):
                 near[row, number.get(name, [])] = True
-            fits = np.flatnonzero(near[row] & (cosine[row] <= bands.high))
+            near[row] &= cosine[row] <= bands.high
+            for name in wordnet.opposites(lemmas[one], kind):
+                near[row, number.get(name, [])] = True
+            if member := member_of(lemmas[one], kind):
+                near[row, kinds[member.kind]] = True
+            fits = np.flatnonzero(near[row])
             best = fits[np.argsort(-cosine[row, fits], kind="stable")[:POOL]]
             yield from ((one, two, float(cosine[row, two])) for two in best.tolist() if two != one)
 

@@ -3,6 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import permutations, product
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,18 @@ from miner.errors import UserError
 
 KINDS = {"NOUN": "n", "PROPN": "n", "VERB": "v", "ADJ": "a", "NUM": "a", "ADV": "r"}
 NAMED = 2  # senses by which a word is known
+# Fields where the end of a compound says little: a sea lion is none, nor iron blue any blue.
+OTHERWISE_NAMED = ("noun.animal", "noun.plant", "noun.attribute")
 Name = TypeVar("Name")
+# Families of adjectives that exclude each other: heads whose satellites do (any other head's say
+# more or less the same), heads that do.
+FAMILIES = (
+    (("chromatic", "achromatic"), ("black", "white")),
+    *(
+        ((name,), ())
+        for name in ("patterned", "cardinal", "ordinal", "cooked", "preserved", "formed")
+    ),
+)
 
 
 class Rows:
@@ -93,6 +105,13 @@ class Relations:
         return _both_ways(self._synsets["hypernyms"], len(self._synsets))[1]
 
     @cached_property
+    def _genus(self) -> Rows:
+        """Synset -> the first senses of the words that its gloss says it is."""
+        starts, words = _flattened(self._synsets["genus"])
+        first = np.array(self._senses.starts)[words]
+        return Rows(starts, np.array(self._senses.values)[first])
+
+    @cached_property
     def _has(self) -> Rows:
         return Rows.of_pairs(*self._having, len(self._synsets))
 
@@ -138,10 +157,48 @@ class Relations:
         )
 
     @cached_property
+    def _compounds(self) -> dict[int, list[int]]:
+        """Noun -> nouns of its field that a compound ties to it: both end names of one thing
+        (patrol boat, patrol ship), or one ends the name of what the other is above (a dunce cap
+        is a hat).
+        """
+        nouns, pairs = self._numbers["n"], list[tuple[int, int]]()
+        for synset, field in enumerate(self._fields):
+            if field in OTHERWISE_NAMED or not field.startswith("noun."):
+                continue
+            ends: dict[str, set[int]] = {}
+            for number in self._members[synset]:
+                before, _, last = self.lemmas[number].rpartition(" ")
+                if before and self._is_first(nouns.get(last), field):
+                    ends.setdefault(before, set()).add(nouns[last])
+            above = {
+                number
+                for hypernym in self._hypernyms[synset]
+                for number in self._members[hypernym]
+                if self._fields[hypernym] == field and hypernym in self._senses[number][:NAMED]
+            }
+            for heads in ends.values():
+                pairs += permutations(heads, 2)
+                for head, one in product(heads, above):
+                    pairs += [(head, one), (one, head)]
+        return _grouped(pairs)
+
+    def _is_first(self, number: int | None, field: str) -> bool:
+        """Return whether the first sense of a word, if there is one, is of a field."""
+        return number is not None and self._fields[self._senses[number][0]] == field
+
+    @cached_property
     def _derived(self) -> dict[int, list[int]]:
         """Word -> synsets of the senses it is derived from or that are derived from it."""
         links = self._links("derivation")
         return _grouped(np.concatenate([links[:, [0, 3]], links[:, [2, 1]]]).tolist())
+
+    @cached_property
+    def _from(self) -> Rows:
+        """Synset -> words derived from one of its senses, or from which one is derived."""
+        pairs = [(synset, word) for word, synsets in self._derived.items() for synset in synsets]
+        words, values = np.array(pairs, np.int64).reshape(-1, 2).T
+        return Rows.of_pairs(words, values, len(self._synsets))
 
     @cached_property
     def _adjectives(self) -> dict[int, list[int]]:
@@ -179,6 +236,49 @@ class Relations:
             if x in self._senses[a][:NAMED] and a in self._ranges["a"]
         ]
         return _grouped(rows)
+
+    def _closure(self, seeds: Iterable[int], rows: Rows) -> set[int]:
+        """Return the seeds and all that is reached from them."""
+        seen = set(seeds)
+        todo = list(seen)
+        while todo:
+            for synset in rows[todo.pop()]:
+                if synset not in seen:
+                    seen.add(synset)
+                    todo.append(synset)
+        return seen
+
+    def _reach(self, seeds: Iterable[int], rows: Rows) -> set[int]:
+        """Return what is reached from the seeds in one step."""
+        return {synset for seed in seeds for synset in rows[seed]}
+
+    def _heads(self, synset: int) -> list[int]:
+        """Return the heads of a satellite; a head is its own."""
+        return (
+            [head for head in self._similar[synset] if not self._satellite[head]]
+            if self._satellite[synset]
+            else [synset]
+        )
+
+    def _satellites(self, head: int) -> list[int]:
+        return [synset for synset in self._similar[head] if self._satellite[synset]]
+
+    @cached_property
+    def _family(self) -> dict[int, int]:
+        """Head -> number of its family."""
+        known = self._numbers["a"]
+        return {
+            self._head(name): family
+            for family, names in enumerate(FAMILIES)
+            for name in (*names[0], *names[1])
+            if name in known
+        }
+
+    def _head(self, name: str) -> int:
+        """Return that sense of an adjective which has the most satellites, the first on a tie."""
+        return max(
+            self._senses[self._numbers["a"][name]], key=lambda synset: len(self._satellites(synset))
+        )
 
     def _links(self, relation: str) -> np.ndarray:
         """Return (n, 4) int64: word, synset, other word, other synset."""

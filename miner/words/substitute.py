@@ -3,14 +3,14 @@ place of two phrases, is changed.
 
 Words are picked and given out by `miner.words.targets`; here they are put into the texts. The other
 rewriter, `swap`, needs no words: two phrases of one kind exchange places within a text ("a man on a
-horse", "a horse on a man"). With rewriter `llm` a language model is told the word that was picked,
-and finds the other one itself.
+horse", "a horse on a man"). With rewriter `llm` a language model is told the word that goes and the
+one that comes, which are those of `lexical`, and fits it in.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from miner.engine import How
 from miner.files import fingerprint
@@ -24,13 +24,11 @@ from miner.query_shard import originals_of
 from miner.stages import Shard, Stage, run_stage
 from miner.store import Manifest, Run
 from miner.words.concreteness import Word
-from miner.words.edits import change_of, lemmas_of, put
-from miner.words.neighbours import PARTS
+from miner.words.edits import Edit, change_of, put
 from miner.words.parsing import load_parser, parser_fingerprint
 from miner.words.swap import swap
-from miner.words.targets import GIVEN_FOLDER, find_targets, words_in
+from miner.words.targets import GIVEN_FOLDER, find_targets
 from miner.words.vocabulary import MineSubstitute
-from miner.words.wordnet import load_wordnet
 
 KINDS = {"O": "object", "A": "attribute", "R": "relation"}
 # what a substitution does to the meaning: the text speaks of another thing, attribute or relation
@@ -58,7 +56,7 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
         options.record(),
         inputs,
         model=model,
-        algorithm=2,
+        algorithm=3,
         made_by="mine substitute",
     )
     # so that nobody asks how well this source finds positives
@@ -76,7 +74,12 @@ def mine_substitute(run: Run, options: MineSubstitute, how: How) -> list[Manifes
 def _make_shard(run: Run, options: MineSubstitute, client: Client | None, key: str) -> Shard:
     if client is not None:
         return written_shard(
-            run, options, client, load_prompt(options.prompt), list(_tasks(run, options, key)), key
+            run,
+            options,
+            client,
+            load_prompt(options.prompt),
+            list(substitute_tasks(run, options, key)),
+            key,
         )
     made = list(
         _substituted(run, options, key)
@@ -86,85 +89,36 @@ def _make_shard(run: Run, options: MineSubstitute, client: Client | None, key: s
     return made_shard(run, options.name, made, key)
 
 
-def _tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
-    """Ask a language model for another word in place of the first that was picked of each text."""
-    targets, asked = (
-        run.read(f"{run.INDEXES}/{options.name}", key).to_pylist(),
-        dict(originals_of(run, key, options.k)),
-    )
-    queries = dict(
-        zip(
-            *(run.read(run.QUERIES, key)[name].to_pylist() for name in ("query_id", "text")),
-            strict=True,
-        )
-    )
-    turns, seen = Counter[str](), set[int]()
-    for target in targets:
-        if target["text"] in seen:
-            continue
-        seen.add(target["text"])
-        what = asked[target["query_id"]]
-        text = what.texts[what.parents.index(target["parent_id"])]
-        fields = {"text": text, "kind": KINDS[target["route"]], "word": target["old"]}
-        check = partial(_change_check, text, target, words_in(what.guarded))
-        guard = Guard(text, queries[target["query_id"]], what.guarded)
-        yield Task(
-            target["query_id"],
-            target["parent_id"],
-            turns[target["query_id"]],
-            fields,
-            guard,
-            check,
-            target["rating"],
-        )
-        turns[target["query_id"]] += 1
+class Given(NamedTuple):
+    """A text and the word that it was given.
 
-
-def _change_check(
-    original: str, target: dict[str, Any], forbidden: set[str], text: str
-) -> tuple[str | None, dict[str, Any]]:
-    """Return what is wrong with a rewritten text, and what is said of it: one word was to
-    change, into none that WordNet ties to it.
+    Attributes:
+        target: a row of TARGETS.
+        original: the text.
+        text: the text with the word put in.
+        edit: where, and the word as it stands there.
+        detail: what `made_documents` says of it.
     """
-    made = change_of(original, text, target["start"], target["end"], forbidden)
-    reason, lemmas = made.reason, sorted(lemmas_of(made.new))
-    if reason is None and any(
-        load_wordnet().related(target["lemma"], lemma, PARTS.get(target["pos"], target["pos"]))
-        for lemma in lemmas
-    ):
-        reason = "related_word"
-    detail = {
-        "span": f"{target['start']}:{target['end']}",
-        "old": target["old"],
-        "new": made.new,
-        "old_lemma": target["lemma"],
-        "old_rating": target["rating"],
-        "route": target["route"],
-    }
-    return reason, detail
+
+    target: dict[str, Any]
+    original: str
+    text: str
+    edit: Edit
+    detail: dict[str, Any]
 
 
-def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:
-    """Put the words that were given into their texts, in order of query, then choice."""
+def _given(run: Run, options: MineSubstitute, key: str) -> Iterator[Given]:
+    """Yield the texts of a shard that were given a word, in order of query, then choice."""
     folder = f"{run.INDEXES}/{options.name}"
     targets, texts = run.read(folder, key), dict[str, str]()
     for _, asked in originals_of(run, key, options.k):
         texts |= dict(zip(asked.parents, asked.texts, strict=True))
     for given in run.read(f"{folder}/{GIVEN_FOLDER}", key).to_pylist():
         target = {name: targets[name][given["target"]].as_py() for name in targets.column_names}
-        word = Word(
-            0,
-            0,
-            target["start"],
-            target["end"],
-            target["old"],
-            target["lemma"],
-            target["pos"],
-            target["tag"],
-            target["rating"],
-            target["route"],
-        )
-        text, edit = put(texts[target["parent_id"]], word, given["new"], target["opens"])
+        names = ("start", "end", "old", "lemma", "pos", "tag", "rating", "route")
+        word = Word(0, 0, *(target[name] for name in names))
+        original = texts[target["parent_id"]]
+        text, edit = put(original, word, given["new"], target["opens"])
         detail = {
             "span": f"{edit.start}:{edit.end}",
             "old": word.surface,
@@ -174,9 +128,53 @@ def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negati
             "old_rating": word.rating,
             "new_rating": given["new_rating"],
             "route": word.route,
-            "meaning_effect": EFFECT,
         }
-        yield Negative(target["query_id"], target["parent_id"], text, detail, word.rating)
+        yield Given(target, original, text, edit, detail)
+
+
+def substitute_tasks(run: Run, options: MineSubstitute, key: str) -> Iterator[Task]:
+    """Ask a language model to fit the word in that each text was given."""
+    queries = dict(
+        zip(
+            *(run.read(run.QUERIES, key)[name].to_pylist() for name in ("query_id", "text")),
+            strict=True,
+        )
+    )
+    guarded = {query_id: what.guarded for query_id, what in originals_of(run, key, options.k)}
+    turns = Counter[str]()
+    for given in _given(run, options, key):
+        target, query_id = given.target, given.target["query_id"]
+        fields = {
+            "text": given.original,
+            "kind": KINDS[target["route"]],
+            "word": target["old"],
+            "new": given.edit.text,
+        }
+        yield Task(
+            query_id,
+            target["parent_id"],
+            turns[query_id],
+            fields,
+            Guard(given.original, queries[query_id], guarded[query_id]),
+            partial(_change_check, given),
+            target["rating"],
+        )
+        turns[query_id] += 1
+
+
+def _change_check(given: Given, text: str) -> tuple[str | None, dict[str, Any]]:
+    """Return what is wrong with a rewritten text, and what is said of it."""
+    made = change_of(given.original, text, given.edit.start, given.edit.end, given.edit.text)
+    return made.reason, given.detail | {"new": made.new}
+
+
+def _substituted(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:
+    """Put the words that were given into their texts."""
+    for given in _given(run, options, key):
+        target, detail = given.target, given.detail | {"meaning_effect": EFFECT}
+        yield Negative(
+            target["query_id"], target["parent_id"], given.text, detail, target["rating"]
+        )
 
 
 def _swapped(run: Run, options: MineSubstitute, key: str) -> Iterator[Negative]:

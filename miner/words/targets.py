@@ -26,10 +26,12 @@ from miner.tables import from_rows
 from miner.words.concreteness import Word, load_ratings, pick, words_of
 from miner.words.edits import lemmas_of
 from miner.words.exchange import exchange
+from miner.words.kinds import Key
 from miner.words.parsing import Parsed, load_parser, parser_fingerprint
+from miner.words.siblings import Guarded, content_of
 from miner.words.vocabulary import MineSubstitute, TargetTable, Vocabulary, plain_form, word_encoder
 
-GIVEN_FOLDER, FORBIDS = "_given", "_queries"
+GIVEN_FOLDER, GUARDED, CONTENTS = "_given", "_queries", "_texts"
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 PART = re.compile(r"[^\W_]+")
 TEXT, INT = pa.string(), pa.int32()
@@ -53,6 +55,8 @@ TARGETS = pa.schema(
         ("opens", pa.bool_()),
     ]
 )
+GUARDS = pa.schema([("query_id", TEXT), ("words", pa.list_(TEXT)), ("texts", pa.list_(TEXT))])
+SAID = pa.schema([("text", TEXT), ("said", pa.list_(TEXT))])
 GIVEN = pa.schema(
     [
         ("target", INT),
@@ -80,31 +84,30 @@ def find_targets(run: Run, options: MineSubstitute, how: How) -> Manifest:
             lexicon,
         ]
     )
-    then = partial(give, run, options) if options.rewriter == "lexical" else dict[str, Any]
     stage = Stage(
         f"{run.INDEXES}/{options.name}",
         "words",
         options.record(),
         run.table_input(),
         model=model,
-        algorithm=2,
+        algorithm=3,
         made_by="mine substitute",
     )
-    return run_stage(
-        run, stage, lambda: partial(_targets_shard, run, options), run.query_shards(), how, then
-    )
+    task, then = partial(_targets_shard, run, options), partial(give, run, options)
+    return run_stage(run, stage, lambda: task, run.query_shards(), how, then)
 
 
 def _targets_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
     ratings, parse = load_ratings(options.lexicon), load_parser(options.spacy_model)
     rows: list[tuple[Any, ...]] = []
-    forbids: list[tuple[str, list[str]]] = []
     asked = list(originals_of(run, key, options.k))
-    texts = sorted({text for _, what in asked for text in what.texts})
+    # of captions each is a query of its own, and parsed where that is
+    captions = run.tables().facts["format"] == "captions"
+    said = {text for _, what in asked for text in (what.guarded[:1] if captions else what.guarded)}
+    texts = sorted(said | {text for _, what in asked for text in what.texts})
     parsed = dict(zip(texts, parse(texts), strict=True))
     number = 0
     for query_id, what in asked:
-        forbids.append((query_id, sorted(words_in(what.guarded))))
         for turn, (parent, text) in enumerate(zip(what.parents, what.texts, strict=True)):
             ways, way = what.parents.count(parent), what.parents[:turn].count(parent)
             found = words_of(parsed[text], ratings, options.route or "")
@@ -113,13 +116,21 @@ def _targets_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
             ]
             rows += [(query_id, parent, number, *_row(parsed[text], word)) for word in chosen]
             number += 1
-    words = pa.table(
+    guarded = [
+        (query_id, sorted(words_in(what.guarded)), [fingerprint(text) for text in what.guarded])
+        for query_id, what in asked
+    ]
+    contents = [
+        (fingerprint(text), [" ".join(word) for word in sorted(content_of(parsed[text]))])
+        for text in texts
+    ]
+    return Shard(
         {
-            "query_id": [query for query, _ in forbids],
-            "words": pa.array([list(w) for _, w in forbids], pa.list_(TEXT)),
+            f"{GUARDED}/{key}": from_rows(guarded, GUARDS),
+            f"{CONTENTS}/{key}": from_rows(contents, SAID),
+            key: from_rows(rows, TARGETS),
         }
     )
-    return Shard({f"{FORBIDS}/{key}": words, key: from_rows(rows, TARGETS)})
 
 
 def _row(parsed: Parsed, word: Word) -> tuple[Any, ...]:
@@ -153,27 +164,35 @@ def words_in(texts: Sequence[str]) -> set[str]:
 
 def read_targets(run: Run, name: str) -> TargetTable:
     """Read the targets of all shards."""
-    tables, starts, forbids, texts = [], [0], list[frozenset[str]](), 0
+    tables, starts, guarded, texts = [], [0], list[Guarded](), 0
+    said = _contents(run, name)
     for key in run.query_shards():
-        table, guarded = (
-            run.read(f"{run.INDEXES}/{name}", key),
-            run.read(f"{run.INDEXES}/{name}/{FORBIDS}", key),
-        )
-        words = {
-            query: frozenset(forms)
-            for query, forms in zip(
-                *(guarded[c].to_pylist() for c in ("query_id", "words")), strict=True
+        table = run.read(f"{run.INDEXES}/{name}", key)
+        guards = {
+            row["query_id"]: Guarded(
+                frozenset(row["words"]),
+                frozenset(word for text in row["texts"] for word in said.get(text, ())),
             )
+            for row in run.read(f"{run.INDEXES}/{name}/{GUARDED}", key).to_pylist()
         }
         numbers = table["text"].to_numpy()
         distinct, number = np.unique(numbers, return_inverse=True)
         first = np.searchsorted(number, np.arange(len(distinct)))
         owners = table["query_id"].to_pylist()
-        forbids += [words[owners[place]] for place in first.tolist()]
+        guarded += [guards[owners[place]] for place in first.tolist()]
         tables.append(table.set_column(2, "text", pa.array(number + texts, INT)))
         starts.append(starts[-1] + len(table))
         texts += len(distinct)
-    return TargetTable(pa.concat_tables([TARGETS.empty_table(), *tables]), starts, forbids)
+    return TargetTable(pa.concat_tables([TARGETS.empty_table(), *tables]), starts, guarded)
+
+
+def _contents(run: Run, name: str) -> dict[str, list[Key]]:
+    """Return the nouns, verbs and adjectives of each text that was parsed, by its fingerprint."""
+    found: dict[str, list[Key]] = {}
+    for key in run.query_shards():
+        for row in run.read(f"{run.INDEXES}/{name}/{CONTENTS}", key).to_pylist():
+            found[row["text"]] = [Key(*word.rsplit(" ", 1)) for word in row["said"]]
+    return found
 
 
 def by_shard(given: Mapping[int, T], starts: Sequence[int]) -> Iterator[list[tuple[int, T]]]:
@@ -214,7 +233,7 @@ def give(run: Run, options: MineSubstitute) -> dict[str, Any]:
         )
     return {
         "kind": "words",
-        "texts": len(found.forbids),
+        "texts": len(found.guarded),
         "exchanged": exchanged,
         "from_vocabulary": len(given) - exchanged,
         "vocabulary": len(vocabulary.words),

@@ -1,7 +1,7 @@
 """The words that texts exchange: what may stand for what, and in which form."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,7 +17,9 @@ from miner.seeds import generator
 from miner.words.concreteness import Ratings
 from miner.words.edits import inflect
 from miner.words.exchange import Targets
-from miner.words.neighbours import PARTS, Bands, Key, neighbours
+from miner.words.kinds import PARTS, Key
+from miner.words.neighbours import Bands, neighbours
+from miner.words.siblings import Guarded, Ties, WordSet
 from miner.words.wordnet import WordNet, load_wordnet
 
 SMALL = 300  # a vocabulary of more words has neighbours enough of its own
@@ -34,11 +36,11 @@ class MineSubstitute(Generator):
     rewriter: Literal["lexical", "swap", "llm"] = option(
         "lexical",
         "lexical: another word of the same kind; swap: two phrases change places; llm: an LLM"
-        " changes the word",
+        " fits that word in",
     )
     prompt: str = option(
         "rewrite",
-        "rewriter llm: rewrite, or a file of your own (.toml) that names text, kind and word",
+        "rewriter llm: rewrite, or a file of your own (.toml) that names text, kind, word and new",
     )
     pick: Literal["concrete", "abstract", "uniform"] = option(
         "concrete", "which words are changed, by their ratings"
@@ -88,12 +90,12 @@ class TargetTable(NamedTuple):
     Attributes:
         table: TARGETS, with `text` counted over all shards.
         starts: shard -> its first target, and one more.
-        forbids: text -> words (lowercased forms) that must not come into it.
+        guarded: text -> what must not be said in it.
     """
 
     table: pa.Table
     starts: list[int]
-    forbids: list[frozenset[str]]
+    guarded: list[Guarded]
 
 
 def plain_form(word: str, opens: bool) -> str:
@@ -172,30 +174,19 @@ class Vocabulary:
             found.table["article"].to_numpy().astype(np.int64),
         )
 
-    def forbids(self, found: TargetTable) -> list[frozenset[int]]:
-        """Return for each text the words that must not come into it: all of whose parts stand in
-        what it guards.
-        """
-        by_first: dict[str, list[tuple[frozenset[str], int]]] = defaultdict(list)
-        for number, word in enumerate(self.words):
-            first, *rest = word.lemma.split()
-            by_first[first].append((frozenset(rest), number))
-        return [
-            frozenset(
-                number
-                for form in forms
-                if form in by_first
-                for rest, number in by_first[form]
-                if rest <= forms
-            )
-            for forms in found.forbids
-        ]
+    def forbids(self, found: TargetTable) -> list[WordSet]:
+        """Return for each text the words that must not come into it, by what it guards."""
+        ties, known = Ties(self.words, load_wordnet()), dict[Guarded, WordSet]()
+        for guarded in found.guarded:
+            if guarded not in known:
+                known[guarded] = ties.barred_from(guarded)
+        return [known[guarded] for guarded in found.guarded]
 
     def fill(
         self,
         found: TargetTable,
         targets: Targets,
-        forbids: Sequence[frozenset[int]],
+        forbids: Sequence[Container[int]],
         given: dict[int, tuple[int, str, bool]],
         options: MineSubstitute,
     ) -> dict[int, tuple[int, str, bool]]:

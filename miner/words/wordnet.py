@@ -11,31 +11,28 @@ What ties two words, over all their senses:
                       (red, blue; striped, dotted)
     is a              hypernyms and hyponyms at any distance; of adjectives, those of the
                       attributes they go with (crimson, red)
+                      also what a gloss begins with ("a very young child" makes a baby a child)
     has a             parts, members and substances, what a verb entails or causes; all handed down
                       (a taxi has a car's bumper)
-    the same stem     derivations and pertainyms, of any part of speech; listed irregular forms
+    the same stem     derivations and pertainyms, of any part of speech; listed irregular forms;
+                      verbs and adjectives whose derivations share a sense; adverbs of tied
+                      adjectives
+    the same end      nouns that make one thing of the same beginning (patrol boat, patrol ship)
 
-Antonyms are no tie: "a hot plate" makes a fine negative of "a cold plate".
+Antonyms are no tie: "a hot plate" makes a fine negative of "a cold plate". Nor are numbers, days,
+countries and other kinds of `miner.words.kinds`, each apart from the others of its kind.
 """
 
 import re
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from miner.words.data_files import data_file
-from miner.words.relations import KINDS, NAMED, Relations, Rows
+from miner.words.kinds import member_of
+from miner.words.relations import FAMILIES, KINDS, NAMED, Relations
 
-# Families of adjectives that exclude each other: heads whose satellites do (any other head's say
-# more or less the same), heads that do.
-FAMILIES = (
-    (("chromatic", "achromatic"), ("black", "white")),
-    *(
-        ((name,), ())
-        for name in ("patterned", "cardinal", "ordinal", "cooked", "preserved", "formed")
-    ),
-)
 ATTRIBUTE = "noun.attribute"
 BREAK = re.compile("[ -]")
 
@@ -48,11 +45,15 @@ class Meaning(NamedTuple):
             from.
         above: `own`, their hypernyms at any distance, the parts of all these, and what is similar.
         beside: words tied to it by their stem or by a shared head, forms, itself.
+        stem: synsets of the words derived from it.
+        opposite: its antonyms.
     """
 
     own: frozenset[int]
     above: frozenset[int]
     beside: frozenset[str]
+    stem: frozenset[int] = frozenset()
+    opposite: frozenset[str] = frozenset()
 
 
 class WordNet(Relations):
@@ -63,16 +64,18 @@ class WordNet(Relations):
         self._meanings: dict[tuple[str, str], Meaning] = {}
 
     def knows(self, lemma: str, pos: str) -> bool:
-        """Return whether WordNet has the word with this part of speech (NOUN, PROPN, VERB, ADJ,
-        NUM, ADV; any other: no).
+        """Return whether anything is known of the word with this part of speech (NOUN, PROPN,
+        VERB, ADJ, NUM, ADV; any other: no): WordNet has it, or it is a number or a name of a kind.
         """
-        return self._number(lemma, pos) is not None
+        return self._number(lemma, pos) is not None or member_of(lemma, pos) is not None
 
     def field(self, lemma: str, pos: str) -> str:
-        """Return the lexicographer file of the first sense, such as noun.food; "" for an unknown
-        word.
+        """Return the kind of a number or name, such as country, else the lexicographer file of
+        the first sense, such as noun.food; "" for an unknown word.
         """
-        number = self._number(lemma, pos)
+        number, member = self._number(lemma, pos), member_of(lemma, pos)
+        if member:
+            return member.kind
         return "" if number is None else self._fields[self._senses[number][0]]
 
     def forms(self, lemma: str, pos: str) -> tuple[str, ...]:
@@ -84,19 +87,37 @@ class WordNet(Relations):
         """Return whether one word may not stand for the other: symmetric, true of a word and
         itself, false if one is unknown.
         """
-        one, two = self._meaning(a, pos), self._meaning(b, pos)
+        same = _same_member(a, b, pos)
+        if same is not None:
+            return same
+        one, two = self.meaning(a, pos), self.meaning(b, pos)
+        if b in one.opposite:
+            return False
         if b in one.beside or a in two.beside:
             return True
-        return not (one.own.isdisjoint(two.above) and two.own.isdisjoint(one.above))
+        return not (
+            one.own.isdisjoint(two.above)
+            and two.own.isdisjoint(one.above)
+            and one.stem.isdisjoint(two.stem)
+        )
+
+    def opposites(self, lemma: str, pos: str) -> frozenset[str]:
+        """Return the antonyms of a word, by any of its senses."""
+        return self.meaning(lemma, pos).opposite
 
     @lru_cache(maxsize=8192)  # noqa: B019 -- load_wordnet keeps the one instance
     def barred(self, lemma: str, pos: str) -> frozenset[str]:
         """Return every lemma that must never replace the word, itself included: see the head of
         this module.
         """
-        meaning, kind = self._meaning(lemma, pos), KINDS.get(pos, "")
-        below = self._closure(meaning.own | self._reach(meaning.own, self._wholes), self._hyponyms)
-        return meaning.beside | self._names(meaning.above | below, kind)
+        meaning, kind = self.meaning(lemma, pos), KINDS.get(pos, "")
+        wholes = self._closure(meaning.own, self._wholes)
+        stems = self._reach(meaning.stem, self._from)
+        above = self._names(meaning.above | self._closure(wholes, self._hyponyms), kind)
+        tied = {self.lemmas[one] for one in stems if one in self._ranges.get(kind, ())}
+        tied |= meaning.beside | above
+        apart = {one for one in tied if _same_member(lemma, one, pos) is False}
+        return frozenset(tied - apart - meaning.opposite)
 
     @lru_cache(maxsize=8192)  # noqa: B019 -- load_wordnet keeps the one instance
     def co_hyponyms(self, lemma: str, pos: str, senses: int = 2) -> tuple[str, ...]:
@@ -144,7 +165,8 @@ class WordNet(Relations):
     def _number(self, lemma: str, pos: str) -> int | None:
         return self._numbers.get(KINDS.get(pos, ""), {}).get(lemma)
 
-    def _meaning(self, lemma: str, pos: str) -> Meaning:
+    def meaning(self, lemma: str, pos: str) -> Meaning:
+        """Return what a word is and what stands above it; of an unknown one, itself."""
         key = (lemma, KINDS.get(pos, ""))
         meaning = self._meanings.get(key)
         if meaning is None:
@@ -158,47 +180,76 @@ class WordNet(Relations):
             return Meaning(frozenset(), frozenset(), frozenset([lemma]))
         own = set(self._senses[number])
         near = self._reach(own, self._similar) | self._reach(own, self._also)
-        beside = {
+        beside = self._beside(lemma, number)
+        if kind == "a":
+            beside |= self._cluster(number)
+            synonyms = self._of_synonyms(number)
+            near |= synonyms | self._reach(synonyms, self._similar)
+            heads = {head for sense in self._senses[number][:NAMED] for head in self._heads(sense)}
+            near |= self._reach(heads, self._also)
+            own |= self._attributes_of(number)
+        elif kind == "r":  # said of what an adjective is said of
+            near |= self._of_adjectives(number)
+        above = self._closure(own, self._hypernyms)
+        glossed = self._reach(self._senses[number][:NAMED], self._genus)
+        glossed |= self._reach(glossed, self._genus)
+        near |= self._closure(glossed, self._hypernyms)
+        near |= self._reach(self._reach(own, self._hypernyms), self._wholes)
+        parts = self._closure(self._reach(above, self._has), self._has)
+        opposite = {
+            self.lemmas[other]
+            for synset in self._senses[number]
+            for other in self._antonyms.get((number, synset), ())
+        }
+        return Meaning(
+            frozenset(own),
+            frozenset(above | parts | near),
+            frozenset(beside),
+            frozenset(self._derived.get(number, ())),
+            frozenset(opposite),
+        )
+
+    def _beside(self, lemma: str, number: int) -> set[str]:
+        """Return a word, its forms, and the words tied to it by stem, compounds and attributes."""
+        attributes = self._reach(self._senses[number], self._attributes)
+        return {
             lemma,
             *self._forms[number].as_py(),
             *(self.lemmas[other] for other in self._stems[number]),
+            *(self.lemmas[other] for other in self._compounds.get(number, ())),
+            *(self.lemmas[other] for synset in attributes for other in self._members[synset]),
         }
-        beside |= {
-            self.lemmas[other]
-            for synset in self._reach(own, self._attributes)
-            for other in self._members[synset]
+
+    def _attributes_of(self, number: int) -> set[int]:
+        """Return the attributes that an adjective is derived from, or that have its name."""
+        same_name = self._numbers["n"].get(self.lemmas[number])
+        nouns = self._senses[same_name] if same_name is not None else []
+        return {
+            synset
+            for synset in (*self._derived.get(number, ()), *nouns)
+            if self._fields[synset] == ATTRIBUTE
         }
-        if kind == "a":
-            beside |= self._cluster(number)
-            same_name = (
-                self._senses[self._numbers["n"][lemma]] if lemma in self._numbers["n"] else []
-            )
-            own.update(
-                synset
-                for synset in (*self._derived.get(number, ()), *same_name)
-                if self._fields[synset] == ATTRIBUTE
-            )
-        above = self._closure(own, self._hypernyms)
-        return Meaning(
-            frozenset(own),
-            frozenset(above | self._reach(above, self._has) | near),
-            frozenset(beside),
-        )
 
-    def _closure(self, seeds: Iterable[int], rows: Rows) -> set[int]:
-        """Return the seeds and all that is reached from them."""
-        seen = set(seeds)
-        todo = list(seen)
-        while todo:
-            for synset in rows[todo.pop()]:
-                if synset not in seen:
-                    seen.add(synset)
-                    todo.append(synset)
-        return seen
+    def _of_synonyms(self, number: int) -> set[int]:
+        """Return the first senses of the words that share one with a word."""
+        return {
+            synset
+            for sense in self._senses[number][:NAMED]
+            for other in self._members[sense]
+            for synset in self._senses[other][:NAMED]
+        }
 
-    def _reach(self, seeds: Iterable[int], rows: Rows) -> set[int]:
-        """Return what is reached from the seeds in one step."""
-        return {synset for seed in seeds for synset in rows[seed]}
+    def _of_adjectives(self, number: int) -> set[int]:
+        """Return the synsets of adverbs whose adjectives are the same as an adverb's, or tied."""
+        mine = [other for other in self._stems[number] if other in self._ranges["a"]]
+        tied = {other for word in mine for other in self.barred(self.lemmas[word], "ADJ")}
+        adverbs = {
+            other
+            for lemma in tied
+            for other in self._stems[self._numbers["a"].get(lemma, mine[0])]
+            if other in self._ranges["r"]
+        }
+        return {synset for other in adverbs for synset in self._senses[other]}
 
     def _names(self, synsets: Iterable[int], kind: str) -> frozenset[str]:
         """Return the words of synsets; where adjectives are asked for, of adjectives and
@@ -267,33 +318,12 @@ class WordNet(Relations):
             for word in self._pertainers.get(sibling, ())
         ]
 
-    def _heads(self, synset: int) -> list[int]:
-        """Return the heads of a satellite; a head is its own."""
-        return (
-            [head for head in self._similar[synset] if not self._satellite[head]]
-            if self._satellite[synset]
-            else [synset]
-        )
 
-    def _satellites(self, head: int) -> list[int]:
-        return [synset for synset in self._similar[head] if self._satellite[synset]]
-
-    @cached_property
-    def _family(self) -> dict[int, int]:
-        """Head -> number of its family."""
-        known = self._numbers["a"]
-        return {
-            self._head(name): family
-            for family, names in enumerate(FAMILIES)
-            for name in (*names[0], *names[1])
-            if name in known
-        }
-
-    def _head(self, name: str) -> int:
-        """Return that sense of an adjective which has the most satellites, the first on a tie."""
-        return max(
-            self._senses[self._numbers["a"][name]], key=lambda synset: len(self._satellites(synset))
-        )
+def _same_member(a: str, b: str, pos: str) -> bool | None:
+    """Return whether two words of one kind are the same member of it; None if of none, or two."""
+    one = member_of(a, pos)
+    two = member_of(b, pos) if one else None
+    return one == two if one and two and one.kind == two.kind else None
 
 
 @lru_cache(maxsize=1)
