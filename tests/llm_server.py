@@ -68,7 +68,7 @@ def words_of(payload, count=4):
     digest = hashlib.blake2b(
         json.dumps(payload, sort_keys=True).encode(), digest_size=count
     ).digest()
-    return "there was a " + " and the ".join(WORDS[byte % len(WORDS)] for byte in digest)
+    return "there was a " + " and the ".join(WORDS[byte % len(WORDS)] for byte in digest) + "."
 
 
 def logprobs_of(payload):
@@ -193,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
                 [("Retry-After", "0.05")] if fault == "429" else [],
             )
         elif fault == "stall":
-            time.sleep(1.5)
+            time.sleep(2.5)
             self.close_connection = True
         elif fault == "cut":
             self.send_response(200)

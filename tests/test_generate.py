@@ -25,7 +25,7 @@ from miner.models.hub import weights_fingerprint
 from miner.models.reranker import load_reranker
 from miner.store import Run
 
-FAST = {"timeout": 0.7, "concurrency": 4}
+FAST = {"timeout": 1.5, "concurrency": 4}
 
 
 pytestmark = pytest.mark.usefixtures("short_waits")
