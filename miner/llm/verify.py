@@ -51,7 +51,7 @@ SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”
 BYTES_PER_TOKEN = 2.5
 # tokens of the JSON around the text, and of each other value that the schema has
 AROUND, OTHER_VALUE = 24, 96
-STEPS = 4  # lengths of schemas for each doubling: an engine compiles each one
+STEPS = 2  # lengths of schemas for each doubling: an engine compiles each one
 
 
 class Found(NamedTuple):
