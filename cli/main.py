@@ -4,6 +4,7 @@ summary, and turns errors into exit codes.
 
 import errno
 import inspect
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -59,6 +60,7 @@ class Catalogue(TyperGroup):
             formatter.write_dl([(name, about[name]) for name in self.list_commands(ctx)])
 
 
+INTERRUPTED = 130
 app = typer.Typer(
     help=HELP,
     cls=Catalogue,
@@ -223,8 +225,9 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
 
 def main() -> NoReturn:
     """Run the command line: exit 0 done, 2 the user's mistake (one line), 1 a fault of ours
-    (with a traceback).
+    (with a traceback), 130 interrupted, 143 terminated.
     """
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -241,10 +244,24 @@ def main() -> NoReturn:
             )
         )
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(
-            _one_line("interrupted; what was finished is kept: repeat the command to go on", 130)
-        )
+        _stopped()
+    if code == INTERRUPTED:  # what typer makes of an interrupt
+        _stopped()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(*_: Any) -> None:
+    """End as an interrupt does, so that what was begun is given up in order: else vLLM's processes
+    would outlive this one.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # also says, below, by which of the two
+    signal.raise_signal(signal.SIGINT)
+
+
+def _stopped() -> NoReturn:
+    by_term = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    what, code = ("terminated", 143) if by_term else ("interrupted", INTERRUPTED)
+    sys.exit(_one_line(f"{what}; what was finished is kept: repeat the command to go on", code))
 
 
 def _one_line(message: str, code: int = 2) -> int:

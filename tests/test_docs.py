@@ -45,7 +45,7 @@ def commands(text):
 COMMANDS = [(page, command) for page, text in PAGES.items() for command in commands(text)]
 BY_TITLE = {step.title: step for step in steps()}
 OTHER = {
-    "demo": {"--full", "--workers", "--json"},
+    "demo": {"--full", "--llm", "--workers", "--json"},
     "run": {"--from", "--to", "--dry-run", "--force", "--workers", "--json"},
     "status": {"--json"},
     "show": {"--set", "--json"},

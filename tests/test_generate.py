@@ -326,7 +326,7 @@ def test_a_sample_of_documents_is_drawn_by_seed(tmp_path):
 @pytest.mark.slow
 def test_killed_twenty_times_it_is_byte_identical_and_asks_for_nothing_twice(tmp_path):
     count = 250
-    documents = {f"d{n:03d}": ("", " ".join(words_of(n).split()[:9])) for n in range(count)}
+    documents = {f"d{n:03d}": ("", " ".join(words_of(n).split()[:11])) for n in range(count)}
     toy = {
         "documents": documents,
         "queries": {f"q{n:03d}": f"what of {words_of(n + 1000, 3)}" for n in range(count)},
@@ -382,6 +382,22 @@ def test_killed_twenty_times_it_is_byte_identical_and_asks_for_nothing_twice(tmp
         } == {k for k, n in sent.items() if n > 1}
     assert contents(run.path / "3_candidates") == contents(whole.path / "3_candidates")
     assert Run(run.path).need("3_candidates/generate", "").rows["candidates"] > count / 2
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_in_a_line_and_keeps_what_was_answered(tmp_path, how, code):
+    run = toy_run(tmp_path / "run")
+    with llm_server({"honey": ["stall"] * 9}) as server:
+        words = ["mine", "generate", "--server", server.url, "--timeout", "60", "-k", "2"]
+        command = [sys.executable, "-m", "cli.main", "-r", str(run.path), *words]
+        process = subprocess.Popen([*command, "--concurrency", "1"], stderr=subprocess.PIPE)
+        while not stored(run):
+            time.sleep(0.01)
+        process.send_signal(how)
+        said = process.communicate(timeout=5)[1].decode()
+    assert process.returncode == code, said
+    assert said.endswith("what was finished is kept: repeat the command to go on\n")
+    assert "Traceback" not in said and stored(run)
 
 
 def stored(run, kind=set):
