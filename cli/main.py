@@ -94,13 +94,12 @@ COMMON = {
     "workers": ("--workers", 1, "processes that share the shards"),
     "as_json": ("--json", False, "print the summary as one JSON object"),
 }
-DRY = {"select": "say what would be kept and dropped; write nothing"}
 
 
 def _common(step: Step) -> list[inspect.Parameter]:
     rows = dict(COMMON)
-    if step.stage in DRY:
-        rows["dry_run"] = ("--dry-run", False, DRY[step.stage])
+    if step.part.dry:
+        rows["dry_run"] = ("--dry-run", False, "say what would come of it; make nothing")
     return [
         inspect.Parameter(
             name,

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cli.calling import Settings, call_alone
 from cli.steps import Step
@@ -27,9 +27,8 @@ def perform(
     would do.
     """
     if dry_run:
-        from scoring.select import preview
-
-        (print_json if as_json else print_preview)(preview(at.made_run, cast(Any, options)))
+        told = step.part.preview(at.made_run, options)
+        (print_json if as_json else print_preview)(told)
         return
     from miner.engine import How
 
@@ -162,8 +161,12 @@ def print_drops(drops: dict[str, int]) -> None:
 
 def print_preview(preview: dict[str, Any]) -> None:
     """Print what select would do: a column for each source, how many candidates it has, how many
-    fall at each rule, how many are kept.
+    fall at each rule, how many are kept. Of others, what they say.
     """
+    if "funnel" not in preview:
+        for name, value in preview.items():
+            print(f"{name.replace('_', ' ')}: {value if isinstance(value, str) else f'{value:,}'}")
+        return
     from miner.store import Run
 
     funnel = preview["funnel"]

@@ -54,7 +54,11 @@ INDEXES = {
 }
 SINGLE = {
     "tune": Part("scoring.tune:tune", "Search recipes for the highest coverage."),
-    "select": Part("scoring.select:select", "A recipe: which candidates become negatives."),
+    "select": Part(
+        "scoring.select:select",
+        "A recipe: which candidates become negatives.",
+        dry="scoring.select:preview",
+    ),
     "score": Part("scoring.score:score", "ECI and its parts; retrieval quality of sources."),
     "report": Part("scoring.report:report", "One self-contained page."),
     "export": Part("scoring.export:export", "A set as a trainer reads it."),

@@ -20,15 +20,21 @@ class Part:
         where: of its function, as "module:function".
         about: its line in a list of commands.
         kind: where its options class stands, if the function's annotation does not say.
+        dry: of the function that says what would come of it, for --dry-run.
     """
 
-    def __init__(self, where: str, about: str, kind: str | None = None):
-        self.where, self.about, self.kind = where, about, kind
+    def __init__(self, where: str, about: str, kind: str | None = None, dry: str | None = None):
+        self.where, self.about, self.kind, self.dry = where, about, kind, dry
 
     @property
     def function(self) -> Callable[..., Any]:
         """Import and return the function."""
         return _imported(self.where)
+
+    @property
+    def preview(self) -> Callable[..., dict[str, Any]]:
+        """Import and return what says what would come of it."""
+        return _imported(self.dry or "")
 
     @property
     def options(self) -> type[Options]:
@@ -75,7 +81,9 @@ SOURCES = {
     ),
     "gloss": Part("miner.search.gloss:mine_gloss", "Glosses of other senses of the query's word."),
     "generate": Part(
-        "miner.llm.generate:mine_generate", "Made negatives, written by a language model."
+        "miner.llm.generate:mine_generate",
+        "Made negatives, written by a language model.",
+        dry="miner.llm.generate:preview_generate",
     ),
     # last: a plan is in this order, and it reads other sources
     "cross-encoder": Part(

@@ -17,6 +17,7 @@ JUDGES = {
     "llm": Part(
         "scoring.judge.llm:judge_llm",
         "p(yes) of a language model that a document answers its query.",
+        dry="scoring.judge.llm:preview_llm",
     ),
     "duplicates": Part(
         "scoring.judge.duplicates:judge_duplicates",

@@ -67,7 +67,7 @@ def flags_of(words):
         named
         | short
         | {flag for flag, *_ in COMMON.values()}
-        | ({"--dry-run"} if step.stage == "select" else set())
+        | ({"--dry-run"} if step.part.dry else set())
     )
 
 

@@ -74,7 +74,7 @@ def answers(run):
 
 
 def test_a_kill_in_the_middle_keeps_every_answer_that_was_there(tmp_path):
-    count = 64
+    count = 400
     texts = {f"d{n:03d}": ("", f"the barn number {n} stood near the lake") for n in range(count)}
     queries = {f"q{n:03d}": f"where is barn {n}" for n in range(count)}
     positives = {f"q{n:03d}": [f"d{n:03d}"] for n in range(count)}

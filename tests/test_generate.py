@@ -19,7 +19,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.ingest.ingest import ingest
 from miner.llm.client import _LOADED, FILE, _served
-from miner.llm.generate import MineGenerate, mine_generate
+from miner.llm.generate import MineGenerate, mine_generate, preview_generate
 from miner.llm.pseudo_queries import IngestPseudoQueries
 from miner.models.hub import weights_fingerprint
 from miner.models.reranker import load_reranker
@@ -382,6 +382,26 @@ def test_killed_twenty_times_it_is_byte_identical_and_asks_for_nothing_twice(tmp
         } == {k for k, n in sent.items() if n > 1}
     assert contents(run.path / "3_candidates") == contents(whole.path / "3_candidates")
     assert Run(run.path).need("3_candidates/generate", "").rows["candidates"] > count / 2
+
+
+def test_a_dry_run_says_what_it_would_cost_and_keeps_its_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr("miner.llm.estimate.SAMPLE", 3)
+    run = toy_run(tmp_path / "run", shard_queries=2)
+    with llm_server() as server:
+        told = preview_generate(run, MineGenerate(server=server.url, k=2))
+        assert (told["requests"], told["answered"], told["sample"]) == (10, 0, 3)
+        assert told["tokens_to_read"] > 0 and told["requests_per_second"] > 0
+        assert 0 <= told["hours"] < 0.01
+        assert len(server.received) == 3 and run.find("3_candidates/generate") is None
+        again = preview_generate(run, MineGenerate(server=server.url, k=2))
+        assert again["answered"] == 3 and len(server.received) == 6
+        generate(run, server, k=2)
+        assert len(server.received) == 10  # none is asked for twice
+        assert preview_generate(run, MineGenerate(server=server.url, k=2)) == {
+            "llm": "tiny",
+            "requests": 10,
+            "answered": 10,
+        }
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

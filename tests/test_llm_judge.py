@@ -10,7 +10,7 @@ from miner.corpus import Corpus
 from miner.engine import How
 from miner.errors import UserError
 from miner.llm.prompts import fill_in, load_judge_prompt, shorten
-from scoring.judge.llm import JudgeLlm, judge_llm
+from scoring.judge.llm import JudgeLlm, judge_llm, preview_llm
 from scoring.recipe import Select
 from scoring.select import select
 
@@ -163,3 +163,15 @@ def test_a_label_of_two_tokens_is_refused(tmp_path):
     with llm_server() as server, pytest.raises(UserError, match="'No' is 2 tokens for tiny"):
         server.tokens = {"Yes": [7], "No": [8, 9]}
         judge(toy_run(tmp_path / "run"), server)
+
+
+def test_a_dry_run_of_the_judge_counts_every_wording_of_every_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr("miner.llm.estimate.SAMPLE", 4)
+    run = toy_run(tmp_path / "run")
+    with llm_server() as server:
+        told = preview_llm(run, JudgeLlm(server=server.url, votes=2, max_pairs_per_query=2))
+        assert told["answered"] == 0 and len(server.received) == 4
+        made = judge(run, server, votes=2, max_pairs_per_query=2)
+        assert len(server.received) <= told["requests"]
+    scored = sum(score is not None for score, *_ in said(run).values())
+    assert told["requests"] == 2 * scored and made.stage == "4_judgments/llm"

@@ -176,6 +176,14 @@ class Client:
             )
         return [found[key] for key in keys]
 
+    def not_answered(self, requests: Sequence[Request]) -> list[Request]:
+        """Return those whose answers are not on disk, each once."""
+        todo = {request.key(self.model): request for request in requests}
+        with _opened(self.path) as answers:
+            for key, _ in answers.read(list(todo)):
+                del todo[key]
+        return list(todo.values())
+
     def _generate(
         self,
         todo: dict[str, Request],

@@ -16,10 +16,11 @@ from miner.corpus import Documents
 from miner.engine import How
 from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Client
+from miner.llm.estimate import estimate
 from miner.llm.prompts import Prompt, load_prompt, prompt_path, shorten
 from miner.llm.requests import Generator
-from miner.llm.verify import Guard
-from miner.llm.writing import Task, write
+from miner.llm.verify import Guard, room_for
+from miner.llm.writing import Task, request_of, write
 from miner.made import made_shard
 from miner.models.hub import Reranker
 from miner.models.reranker import load_reranker, reranker_fingerprint
@@ -111,7 +112,30 @@ def facts(run: Run, options: Any, client: Client, prompt: Prompt) -> dict[str, A
     return {**told, "failed_answers": dict(sorted(reasons.items()))}
 
 
+def preview_generate(run: Run, options: MineGenerate) -> dict[str, Any]:
+    """Return what writing would cost; a sample is written, and kept.
+
+    Raises:
+        UserError: there are no tables, no such prompt, model or server.
+    """
+    run.tables()
+    prompt = load_prompt(options.prompt)
+    shards = (
+        [
+            request_of(prompt, task, 0, options)
+            for task in _tasks_of(run, options, key)
+            if room_for(prompt, task.guard, options.max_tokens, False)
+        ]
+        for key in run.query_shards()
+    )
+    return estimate(Client(run, options), shards)
+
+
 def _shard(run: Run, options: MineGenerate, client: Client, prompt: Prompt, key: str) -> Shard:
+    return written_shard(run, options, client, prompt, _tasks_of(run, options, key), key)
+
+
+def _tasks_of(run: Run, options: MineGenerate, key: str) -> list[Task]:
     queries = dict(
         zip(
             *(run.read(run.QUERIES, key)[name].to_pylist() for name in ("query_id", "text")),
@@ -127,7 +151,7 @@ def _shard(run: Run, options: MineGenerate, client: Client, prompt: Prompt, key:
             }
             guard = Guard(text, queries[query_id], what.guarded, options.max_words)
             tasks.append(Task(query_id, parent, turn, fields, guard))
-    return written_shard(run, options, client, prompt, tasks, key)
+    return tasks
 
 
 def written_shard(

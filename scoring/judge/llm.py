@@ -20,6 +20,7 @@ from miner.engine import How
 from miner.errors import UserError
 from miner.files import file_fingerprint, fingerprint
 from miner.llm.client import Client
+from miner.llm.estimate import estimate
 from miner.llm.generate import one_process
 from miner.llm.prompts import JudgePrompt, fill_in, load_judge_prompt, prompt_path, shorten
 from miner.llm.requests import Asking, Budget, Llm, Request
@@ -112,6 +113,27 @@ def judge_llm(run: Run, options: JudgeLlm, how: How) -> Manifest:
             [*(client.model for client in clients), file_fingerprint(prompt_path(options.prompt))]
         ),
         facts=partial(_vote_facts, judging, options, prompt, clients),
+    )
+
+
+def preview_llm(run: Run, options: JudgeLlm) -> dict[str, Any]:
+    """Return what judging would cost; a sample is asked about, and kept. Of several models it is
+    the first, which is asked about all pairs.
+
+    Raises:
+        UserError: there are no tables, no such model, server or prompt.
+    """
+    run.tables()
+    prompt, judging = load_judge_prompt(options.prompt), Judging(run, options.name, "llm")
+    client = Client(run, models(options)[0], labels=(prompt.yes, prompt.no))
+    judge = LlmJudge(options, prompt, [client])
+    judging.sources(How())  # draws random documents, which are judged too
+    return estimate(
+        client,
+        (
+            judge.requests(asked, within_budget(asked, options.max_pairs_per_query))
+            for asked in map(judging.asked, run.query_shards())
+        ),
     )
 
 
@@ -211,20 +233,7 @@ class LlmJudge(NamedTuple):
     def _votes(
         self, client: Client, asked: Asked, which: np.ndarray, errors: list[str]
     ) -> np.ndarray:
-        prompt, count = self.prompt, self.options.votes
-        pairs = asked.pairs.take(which)
-        documents = asked.shard.documents.texts(pairs.row)
-        requests = [
-            Request(
-                prompt.system,
-                fill_in(template, {"query": asked.shard.texts[query], "document": document}),
-                prompt.title,
-                labels=(prompt.yes, prompt.no),
-            )
-            for query, text in zip(pairs.query.tolist(), documents, strict=True)
-            for document in [shorten(text, self.options.max_words)]
-            for template in prompt.templates[:count]
-        ]
+        requests, count = self.requests(asked, which), self.options.votes
         votes, places = np.full((len(which), count), np.nan), np.flatnonzero(which)
         for number, answer in enumerate(client.ask(requests) if requests else []):
             place = places[number // count]
@@ -234,6 +243,24 @@ class LlmJudge(NamedTuple):
                 yes, no = answer.scores
                 votes[place, number % count] = 1 / (1 + np.exp(np.clip(no - yes, -700, 700)))
         return votes
+
+    def requests(self, asked: Asked, which: np.ndarray) -> list[Request]:
+        """Return what is asked about some pairs: each wording, pair by pair, so that documents of a
+        query come side by side.
+        """
+        prompt, pairs = self.prompt, asked.pairs.take(which)
+        documents = asked.shard.documents.texts(pairs.row)
+        return [
+            Request(
+                prompt.system,
+                fill_in(template, {"query": asked.shard.texts[query], "document": document}),
+                prompt.title,
+                labels=(prompt.yes, prompt.no),
+            )
+            for query, text in zip(pairs.query.tolist(), documents, strict=True)
+            for document in [shorten(text, self.options.max_words)]
+            for template in prompt.templates[: self.options.votes]
+        ]
 
     def judge(self, asked: Asked) -> Judged:
         """Judge the pairs of a shard."""
