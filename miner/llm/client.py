@@ -201,7 +201,7 @@ class Client:
             if answer.error in ("", NO_LABEL):  # what failed may succeed another day
                 answers.write(key, answer)
             came = label(key, answer) if label else answer.error or "answered"
-            pace.add(came, answer.tokens[1])
+            pace.add(came, answer)
 
         load_llm(self.options, self.way).generate(list(todo.values()), done, self.budget)
 
