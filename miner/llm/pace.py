@@ -39,7 +39,7 @@ class Pace:
         >>> for came in ("kept", "kept", "truncated"):
         ...     pace.add(came, Answer("", tokens=(400, 100), cached=300))
         >>> pace.line(30.0)
-        '3 of 40 answered (2 kept, 1 truncated), 10 tokens/s, 75 % of prompts cached, about 6 min left'
+        '3 of 40 answered (2 kept, 1 truncated), 10 tokens/s, 75 % cached, about 6 min left'
         """
         count = self.came.total()
         what = ", ".join(f"{number:,} {name}" for name, number in self.came.most_common())
@@ -47,5 +47,5 @@ class Pace:
         time = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
         rate = f"{self.tokens / max(seconds, 1e-9):,.0f} tokens/s"
         if self.cached:  # the engine says so
-            rate += f", {self.cached / self.read:.0%} of prompts cached".replace("%", " %")
+            rate += f", {self.cached / self.read:.0%} cached".replace("%", " %")
         return f"{count:,} of {self.total:,} answered ({what}), {rate}, about {time} left"
