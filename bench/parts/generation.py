@@ -87,7 +87,8 @@ def _requests(prompts: int) -> list[Any]:
     ]
 
 
-def _engine(llm: str, engine: list[str]) -> Any:
+def engine_of(llm: str, engine: list[str]) -> Any:
+    """Load a model."""
     from miner.llm.vllm_engine import VllmEngine
     from miner.models.hub import locate
 
@@ -95,7 +96,8 @@ def _engine(llm: str, engine: list[str]) -> Any:
     return VllmEngine(locate(llm, kind="llm"), engine, False)
 
 
-def _timed(engine: Any, requests: list[Any]) -> dict[str, Any]:
+def timed(engine: Any, requests: list[Any]) -> dict[str, Any]:
+    """Have all requests but the first two, which warm up, answered at once."""
     from miner.llm.requests import Answer, Budget
 
     answers: dict[int, Answer] = {}
@@ -106,20 +108,25 @@ def _timed(engine: Any, requests: list[Any]) -> dict[str, Any]:
     return {
         "seconds": round(time.perf_counter() - start, 3),
         "tokens": sum(answer.tokens[1] for answer in answers.values()),
+        "cached_share_of_prompts": round(
+            sum(answer.cached for answer in answers.values())
+            / max(sum(answer.tokens[0] for answer in answers.values()), 1),
+            4,
+        ),
     }
 
 
 def ours(llm: str, engine: list[str], prompts: int) -> dict[str, Any]:
     """Hand all requests to quarry's engine at once."""
-    loaded = _engine(llm, engine)
-    measured = _timed(loaded, _requests(prompts + 2))
+    loaded = engine_of(llm, engine)
+    measured = timed(loaded, _requests(prompts + 2))
     loaded.close()
     return measured
 
 
 def one_by_one(llm: str, engine: list[str], prompts: int) -> dict[str, Any]:
     """Hand them over one at a time."""
-    loaded, total = _engine(llm, engine), {"seconds": 0.0, "tokens": 0}
+    loaded, total = engine_of(llm, engine), {"seconds": 0.0, "tokens": 0}
     for request in _requests(prompts):
         once = _timed_one(loaded, request)
         total = {name: total[name] + once[name] for name in total}
@@ -142,7 +149,7 @@ def bare(llm: str, engine: list[str], prompts: int) -> dict[str, Any]:
     """
     from vllm import SamplingParams
 
-    loaded, requests = _engine(llm, engine), _requests(prompts + 2)
+    loaded, requests = engine_of(llm, engine), _requests(prompts + 2)
     given = [
         loaded.tokenizer.apply_chat_template(
             request.messages(), add_generation_prompt=True, tokenize=False
@@ -217,7 +224,7 @@ def through_server(url: str, prompts: int, concurrency: int = 256) -> dict[str, 
     from miner.llm.server import Server, served_model
 
     options = Llm(server=url, concurrency=concurrency, timeout=600)
-    return _timed(Server(options, served_model(options)), _requests(prompts + 2))
+    return timed(Server(options, served_model(options)), _requests(prompts + 2))
 
 
 def gathered(url: str, prompts: int) -> dict[str, Any]:
