@@ -162,7 +162,7 @@ def run_stage(
     counts = {"rows": rows, "drops": drops, "shards": len(keys)}
     resumed, facts = len(keys) - len(todo), dict(then())
     if said := _warnings_of(run, stage, rows[stage.table], drops):
-        facts["warnings"] = said
+        facts["warnings"] = [*facts.get("warnings", []), *said]
     return finish(run, stage, watch, facts=facts, resumed_shards=resumed, **counts)
 
 

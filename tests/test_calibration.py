@@ -53,7 +53,7 @@ def scores(run):
 
 
 def test_the_judge_fits_a_scale_before_its_verdicts(tmp_path, monkeypatch):
-    speak(monkeypatch, 2.5)
+    speak(monkeypatch, 3.5)
     plain, fitted = (toy_run(tmp_path / name) for name in ("plain", "fitted"))
     with llm_server() as server:
         options = JudgeLlm(server=server.url, votes=1)
@@ -64,6 +64,7 @@ def test_the_judge_fits_a_scale_before_its_verdicts(tmp_path, monkeypatch):
         assert judge_llm(fitted, calibrated, How(force=True)).facts == manifest.facts
         assert len(server.received) == asked  # nothing is asked for twice
     scale = Scale(**manifest.facts["calibration"])
+    assert manifest.facts["auc_random"] >= 0.75 and "warnings" not in manifest.facts
     assert scale.temperature > 0 and scale.pairs >= 2 * len(GOLD) - 2
     raw = scores(plain)
     for pair, (score, verdict) in scores(fitted).items():
@@ -80,3 +81,13 @@ def test_a_judge_that_prefers_random_documents_is_refused(tmp_path, monkeypatch)
     with llm_server() as server, pytest.raises(UserError, match="do not trust this judge here"):
         judge_llm(run, JudgeLlm(server=server.url, votes=1, calibrate=True), HOW)
     assert run.find("4_judgments/llm") is None
+
+
+def test_a_judge_that_cannot_tell_positives_from_random_documents_is_warned_of(
+    tmp_path, monkeypatch
+):
+    speak(monkeypatch, 0.0)
+    with llm_server() as server:
+        facts = judge_llm(toy_run(tmp_path / "run"), JudgeLlm(server=server.url), HOW).facts
+    assert facts["auc_random"] < 0.75 and "do not trust it here" in facts["warnings"][0]
+    assert f"only {facts['auc_random']:.0%}".replace("%", " %") in facts["warnings"][0]

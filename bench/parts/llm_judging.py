@@ -167,9 +167,9 @@ def held_against(rows: dict[str, np.ndarray]) -> dict[str, Any]:
     right = rows["grade"] >= min(RELEVANT, best)
     found = ~rows["drawn"] | rows["positive"]
     told = {
-        "AUC, relevant against what was found": _auc(rows["p"][found], right[found]),
-        "the same by cosine": _auc(rows["cosine"][found], right[found]),
-        "AUC, relevant against random": _auc(
+        "AUC, relevant against what was found": _area(rows["p"][found], right[found]),
+        "the same by cosine": _area(rows["cosine"][found], right[found]),
+        "AUC, relevant against random": _area(
             rows["p"][right | rows["drawn"]], right[right | rows["drawn"]]
         ),
         "p of each grade": {
@@ -220,7 +220,8 @@ def kept_hidden(rows: dict[str, np.ndarray], hidden: np.ndarray) -> dict[str, An
     } | out
 
 
-def _auc(score: np.ndarray, right: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
+def _area(score: np.ndarray, right: np.ndarray) -> float | None:
+    from scoring.judge.calibration import area_under_curve
 
-    return round(float(roc_auc_score(right, score)), 4)
+    area = area_under_curve(score, right)
+    return None if area is None else round(area, 4)

@@ -53,6 +53,21 @@ def fit_scale(score: np.ndarray, answers: np.ndarray) -> Scale | None:
     return Scale(1 / slope, float(model.intercept_[0]), len(score))
 
 
+def area_under_curve(score: np.ndarray, answers: np.ndarray) -> float | None:
+    """Return how often what answers has a higher score than what does not (n,), ties half; None
+    if one kind is not there. Pairs without a score are left out.
+
+    >>> area_under_curve(np.array([0.9, 0.4, 0.4, np.nan]), np.array([True, True, False, False]))
+    0.75
+    """
+    from sklearn.metrics import roc_auc_score
+
+    known = ~np.isnan(score)
+    if len(np.unique(answers[known])) < 2:
+        return None
+    return float(roc_auc_score(answers[known], score[known]))
+
+
 def reliability(score: np.ndarray, answers: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
     """Return the reliability curve: of each bin of p (equal widths; empty ones left out) its mean
     p, the share that answers, and its pairs.

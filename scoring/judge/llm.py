@@ -26,7 +26,7 @@ from miner.llm.prompts import JudgePrompt, fill_in, load_judge_prompt, prompt_pa
 from miner.llm.requests import Asking, Budget, Llm, Request
 from miner.options import NAME, option
 from miner.store import Manifest, Run
-from scoring.judge.calibration import Scale, fit_scale
+from scoring.judge.calibration import Scale, area_under_curve, fit_scale
 from scoring.judge.judging import (
     OVER_BUDGET,
     Asked,
@@ -40,6 +40,7 @@ from scoring.judge.judging import (
 
 MEANT = 0.5  # p(yes) from which a vote is a yes
 CALIBRATED_ON = 400  # pairs, at least, if there are so many
+TRUSTED = 0.75  # area under the curve, positives against random documents
 
 
 class JudgeLlm(Asking):
@@ -155,7 +156,28 @@ def _vote_facts(
     ways = ", ".join(dict.fromkeys(client.way.scores for client in clients))
     told = {"llm": names, "scores": ways, "prompt": prompt.title, "votes": options.votes, **rate}
     scale = LlmJudge(options, prompt, clients).calibrated(judging).scale
-    return told | ({"calibration": scale._asdict()} if scale else {})
+    told |= {"calibration": scale._asdict()} if scale else {}
+    return told | _known_facts(judging)
+
+
+def _known_facts(judging: Judging) -> dict[str, Any]:
+    """Return how often a positive gets more than a random document, and a warning if that is
+    seldom.
+    """
+    scores, answers = list[np.ndarray](), list[np.ndarray]()
+    for key in judging.run.query_shards():
+        asked, table = known_pairs(judging.asked(key)), judging.run.read(judging.folder, key)
+        table = table.filter(pc.equal(table["judge"], judging.name)).drop_columns(["judge"])
+        scores.append(asked.pairs.look_up(table.filter(table["score"].is_valid())))
+        answers.append(asked.pairs.positive)
+    area = area_under_curve(np.concatenate(scores), np.concatenate(answers))
+    if area is None:
+        return {}
+    warning = (
+        f"of a positive and a random document of the same queries, this judge gives the positive"
+        f" more in only {area:.0%} of cases: do not trust it here".replace("%", " %")
+    )
+    return {"auc_random": round(area, 4)} | ({"warnings": [warning]} if area < TRUSTED else {})
 
 
 def _ask_cheap_models(judging: Judging, judge: "LlmJudge") -> Judge:
