@@ -407,7 +407,7 @@ def test_a_dry_run_says_what_it_would_cost_and_keeps_its_sample(tmp_path, monkey
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_in_a_line_and_keeps_what_was_answered(tmp_path, how, code):
     run = toy_run(tmp_path / "run")
-    with llm_server({"honey": ["stall"] * 9}) as server:
+    with llm_server(delay=1.0) as server:
         words = ["mine", "generate", "--server", server.url, "--timeout", "60", "-k", "2"]
         command = [sys.executable, "-m", "cli.main", "-r", str(run.path), *words]
         process = subprocess.Popen([*command, "--concurrency", "1"], stderr=subprocess.PIPE)

@@ -172,6 +172,8 @@ def _defaults(on_cpu: bool) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "load_format": "safetensors",
         "use_tqdm_on_load": False,
+        # else a small model fills its answer with line ends
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if on_cpu:
         # there a seeded request whose prompt is split over steps ends the engine (seen in vLLM
@@ -194,9 +196,7 @@ def _sampling(request: Request, labels: list[int]) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    # without it models fill a document with line ends
-    shape = {"json": request.schema, "disable_any_whitespace": True}
-    structured = StructuredOutputsParams(**shape) if request.schema else None
+    structured = StructuredOutputsParams(json=request.schema) if request.schema else None
     return SamplingParams(
         temperature=request.temperature,
         top_p=request.top_p,
