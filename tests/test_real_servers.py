@@ -102,6 +102,6 @@ def test_the_text_of_transformers_serve_is_the_likelier_word(transformers, exact
 def test_what_transformers_serve_writes_is_checked_here(transformers, tmp_path):
     """It takes no notice of response_format."""
     run = toy_run(tmp_path / "run")
-    manifest = generate(run, transformers, retries=0, temperature=0.0, max_tokens=8, **PATIENT)
+    manifest = generate(run, transformers, retries=0, temperature=0.0, max_tokens=48, **PATIENT)
     assert manifest.drops == {"not_schema": 5} and manifest.rows["candidates"] == 0
     assert all(text for (text,) in rows(run, "3_candidates/generate/_failed", "text"))

@@ -173,7 +173,7 @@ def _defaults(on_cpu: bool) -> dict[str, Any]:
         "load_format": "safetensors",
         "use_tqdm_on_load": False,
         # else a small model fills its answer with line ends
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
     if on_cpu:
         # there a seeded request whose prompt is split over steps ends the engine (seen in vLLM

@@ -102,7 +102,7 @@ def _targets_shard(run: Run, options: MineSubstitute, key: str) -> Shard:
     rows: list[tuple[Any, ...]] = []
     asked = list(originals_of(run, key, options.k))
     # of captions each is a query of its own, and parsed where that is
-    captions = run.tables().facts["format"] == "captions"
+    captions = run.tables().facts.get("format") == "captions"
     said = {text for _, what in asked for text in (what.guarded[:1] if captions else what.guarded)}
     texts = sorted(said | {text for _, what in asked for text in what.texts})
     parsed = dict(zip(texts, parse(texts), strict=True))
