@@ -205,7 +205,8 @@ def request_of(
         fingerprint([options.seed, task.query_id, task.parent_id, task.turn, attempt])[:7], 16
     )
     room = room_for(prompt, task.guard, options.max_tokens, reason == "truncated")
-    assert room is not None, task  # noqa: S101 - those without are left out before
+    if room is None:
+        raise ValueError(f"{task} has no room: those are left out before they are asked for")
     asked = fill_in(prompt.template, task.fields | {"words": str(room.words)})
     return Request(
         prompt.system,
